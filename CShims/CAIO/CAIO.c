@@ -1,0 +1,1 @@
+typedef int CAIO_placeholder;
