@@ -115,7 +115,8 @@ let package = Package(
       dependencies: ["Replication", "Metadata", "Wire", "BlockTypes"], swiftSettings: base),
     .testTarget(
       name: "SimulationTests", dependencies: ["Simulation", "BlockTypes"], swiftSettings: base),
-    .testTarget(name: "BlockIOTests", dependencies: ["BlockIO", "BlockTypes"], swiftSettings: base),
+    .testTarget(
+      name: "BlockIOTests", dependencies: ["BlockIO", "BlockTypes"], swiftSettings: base),
     .testTarget(
       name: "ExportsTests", dependencies: ["Exports", "BlockIO", "BlockTypes"],
       swiftSettings: base),
