@@ -1,1 +1,19 @@
-// placeholder
+/* CRC32C (Castagnoli, reflected polynomial 0x82F63B78): the checksum of wire frames, metadata and
+ * data blocks. Reentrant; no allocation; any alignment and length. */
+#ifndef CCHECKSUM_H
+#define CCHECKSUM_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* The checksum of `length` bytes that follow data whose checksum is `seed`; 0 starts a new one.
+ * crc32c(0, "123456789") is 0xE3069283. Uses the processor's instructions when it has them. */
+uint32_t cchecksum_crc32c(uint32_t seed, const void *bytes, size_t length);
+
+/* The same by table: the fallback, and what a test compares the instructions with. */
+uint32_t cchecksum_crc32c_software(uint32_t seed, const void *bytes, size_t length);
+
+/* Which of the ways cchecksum_crc32c takes here: "sse4.2+pclmul", "sse4.2", "armv8" or "software". */
+const char *cchecksum_crc32c_implementation(void);
+
+#endif
