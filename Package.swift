@@ -45,6 +45,7 @@ let package = Package(
       name: "CAIO", path: "CShims/CAIO", cSettings: cFlags,
       linkerSettings: [.linkedLibrary("aio")]),
     .target(name: "CChecksum", path: "CShims/CChecksum", cSettings: cFlags),
+    .target(name: "CHost", path: "CShims/CHost", cSettings: cFlags),
 
     // The core: no operating system.
     .target(name: "BlockTypes", swiftSettings: strict),
@@ -59,7 +60,8 @@ let package = Package(
       name: "Simulation", dependencies: ["BlockTypes", "Wire", "Metadata", "Replication"],
       swiftSettings: strict),
     .target(
-      name: "BlockIO", dependencies: ["BlockTypes", "CUring", "CAIO"], swiftSettings: strict),
+      name: "BlockIO", dependencies: ["BlockTypes", "CUring", "CAIO", "CHost"],
+      swiftSettings: strict),
 
     // The rim.
     .target(
@@ -116,7 +118,8 @@ let package = Package(
     .testTarget(
       name: "SimulationTests", dependencies: ["Simulation", "BlockTypes"], swiftSettings: base),
     .testTarget(
-      name: "BlockIOTests", dependencies: ["BlockIO", "BlockTypes"], swiftSettings: base),
+      name: "BlockIOTests", dependencies: ["BlockIO", "BlockTypes", "CChecksum"],
+      swiftSettings: base),
     .testTarget(
       name: "ExportsTests", dependencies: ["Exports", "BlockIO", "BlockTypes"],
       swiftSettings: base),
