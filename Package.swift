@@ -124,8 +124,11 @@ let package = Package(
       name: "ExportsTests", dependencies: ["Exports", "BlockIO", "BlockTypes"],
       swiftSettings: base),
     .testTarget(
-      name: "ConfigurationTests", dependencies: ["Configuration"], swiftSettings: base),
-    .testTarget(name: "ControlTests", dependencies: ["Control"], swiftSettings: base),
+      name: "ConfigurationTests", dependencies: ["Configuration", "BlockTypes"], swiftSettings: base
+    ),
+    .testTarget(
+      name: "ControlTests", dependencies: ["Control", "Configuration", "BlockTypes"],
+      swiftSettings: base),
     .testTarget(name: "HouseRulesTests", swiftSettings: base),
   ]
 )

@@ -1,0 +1,73 @@
+/// The options Ashlar acts on, with DRBD's names, units, defaults and ranges.
+///
+/// Statements that are accepted without effect are not here but in `Vocabulary.swift`.
+
+/// When a write is complete.
+public enum ReplicationProtocol: String, Sendable, Codable, CaseIterable {
+  /// When it is in the local disk and the send buffer. Refused for now.
+  case a = "A"
+  /// When the peer has received it. Refused for now.
+  case b = "B"
+  /// When the peer has written it.
+  case c = "C"
+}
+
+/// `net { }`: how peers talk and when one is given up.
+public struct NetOptions: Equatable, Sendable, Codable {
+  /// `protocol`.
+  public var replicationProtocol: ReplicationProtocol = .c
+  /// `timeout`: tenths of a second a peer may take for an answer it owes.
+  public var timeoutTenths: UInt32 = 60
+  /// `ko-count`: timeouts after which a peer that does not finish a write is cut.
+  public var koCount: UInt32 = 7
+  /// `ping-int`: seconds of silence before a keep-alive.
+  public var pingIntervalSeconds: UInt32 = 10
+  /// `ping-timeout`: tenths of a second a keep-alive may take.
+  public var pingTimeoutTenths: UInt32 = 5
+  /// `connect-int`: seconds between two attempts to connect.
+  public var connectIntervalSeconds: UInt32 = 10
+  /// `verify-alg` as written. No effect yet.
+  public var verifyAlgorithm: String?
+  /// `csums-alg` as written. No effect yet.
+  public var checksumAlgorithm: String?
+
+  /// The defaults.
+  public init() {}
+
+  /// `timeout` in milliseconds.
+  public var timeoutMilliseconds: UInt64 { UInt64(timeoutTenths) * 100 }
+  /// `ping-timeout` in milliseconds.
+  public var pingTimeoutMilliseconds: UInt64 { UInt64(pingTimeoutTenths) * 100 }
+  /// `ping-int` in milliseconds.
+  public var pingIntervalMilliseconds: UInt64 { UInt64(pingIntervalSeconds) * 1000 }
+  /// `connect-int` in milliseconds.
+  public var connectIntervalMilliseconds: UInt64 { UInt64(connectIntervalSeconds) * 1000 }
+}
+
+/// Which kernel interface carries the disk I/O.
+public enum IOEngine: String, Sendable, Codable, CaseIterable {
+  /// io_uring; falls back to libaio with a line in the log where the host has switched it off.
+  case ioUring = "io_uring"
+  /// Linux native AIO and epoll.
+  case libaio
+}
+
+/// `disk { }`: how the backing disk is used.
+public struct DiskOptions: Equatable, Sendable, Codable {
+  /// `io-engine`.
+  public var ioEngine: IOEngine = .ioUring
+
+  /// The defaults.
+  public init() {}
+}
+
+/// `options { }`: what holds for the resource as a whole.
+public struct ResourceOptions: Equatable, Sendable, Codable {
+  /// `size`: replicas of the data. Equals the number of hosts with a disk.
+  public var size: UInt32 = 2
+  /// `min-size`: replicas that must hold a write before it is acknowledged.
+  public var minSize: UInt32 = 1
+
+  /// The defaults.
+  public init() {}
+}
