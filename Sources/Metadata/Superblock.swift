@@ -1,0 +1,247 @@
+/// The superblock: what a replica knows about itself, in 4 KiB on its own disk.
+///
+/// Two copies exist; a write goes to the older one, so a torn write leaves the other valid (P7).
+///
+/// ```
+/// bytes    0-7    magic "ASHLARMD"
+///          8-11   format version, 1
+///         12-15   CRC32C of the 4096 bytes with this field 0
+///         16-23   sequence number; the valid copy with the higher one counts
+///         24-31   volume bytes: the replicated size
+///         32-39   device id: 64 random bits of this metadata
+///         40      node id
+///         41      disk state: 0 Inconsistent, 1 Outdated, 2 UpToDate
+///         42-43   flags: bit 0 dirty, bit 1 was Primary
+///         44-47   generations in the lineage, 0 ... 32
+///         48-49   bytes in the resource name, 1 ... 128
+///         50-63   0
+///         64-191  resource name, UTF-8, rest 0
+///        192-447  8 peer slots of 32 bytes:
+///                   0 node id   1 flags: bit 0 used, bit 1 has base   2-7 0
+///                   8-15 base generation number   16-23 base id   24 base author   25-31 0
+///        448-1215 32 generations of 24 bytes: 0-7 number, 8-15 id, 16 author, 17-23 0
+///       1216-4095 0
+/// ```
+/// All numbers are big-endian.
+public import BlockTypes
+import CChecksum
+
+/// The disk states that are worth writing down. The others follow from events.
+public enum StoredDiskState: UInt8, Sendable, BitwiseCopyable, CaseIterable {
+  /// Parts of the data are old: an initial or an interrupted resync.
+  case inconsistent = 0
+  /// Valid data of an older moment: the peer went on alone.
+  case outdated = 1
+  /// Every acknowledged write, as far as this node knew when it wrote this.
+  case upToDate = 2
+}
+
+/// What is kept about one peer.
+public struct PeerSlotRecord: Equatable, Sendable {
+  /// The peer.
+  public var node: NodeID
+  /// The newest generation that the peer is known to share. `nil` while the peer may hold the
+  /// newest one of this replica; set when this replica went on without it.
+  public var base: Generation?
+
+  /// Joins the parts.
+  public init(node: NodeID, base: Generation?) {
+    self.node = node
+    self.base = base
+  }
+}
+
+/// Why 4 KiB are not a superblock.
+public enum SuperblockError: Error, Equatable, Sendable {
+  /// Nothing was ever written here: all other bytes than the magic were not looked at.
+  case noMagic(found: UInt64)
+  case badChecksum(found: UInt32, computed: UInt32)
+  case unknownVersion(UInt32)
+  case badField(String, UInt64)
+}
+
+/// What a replica knows about itself.
+public struct Superblock: Equatable, Sendable {
+  /// Bytes of one encoded copy.
+  public static let byteCount = 4096
+  /// "ASHLARMD".
+  public static let magic: UInt64 = 0x4153_484C_4152_4D44
+  /// The format this code writes.
+  public static let version: UInt32 = 1
+  /// Peer slots in the format.
+  public static let peerSlotLimit = 8
+  /// Most bytes of a resource name.
+  public static let nameLimit = 128
+
+  /// Counts the writes; the driver raises it with every write.
+  public var sequence: UInt64 = 0
+  /// Bytes of the replicated volume.
+  public var volumeBytes: UInt64
+  /// 64 random bits that name this metadata.
+  public var deviceID: UInt64
+  /// The node it belongs to.
+  public var node: NodeID
+  /// The resource it belongs to.
+  public var resource: String
+  /// How good the data is.
+  public var diskState: StoredDiskState = .inconsistent
+  /// Writes may have been in flight when this was written. Found at attach, it means a crash.
+  public var dirty = false
+  /// The node was Primary when this was written.
+  public var wasPrimary = false
+  /// The generations of the data.
+  public var lineage = Lineage()
+  /// What is known about each peer.
+  public var peers: [PeerSlotRecord] = []
+
+  /// Fresh metadata: Inconsistent, no lineage.
+  public init(node: NodeID, resource: String, volumeBytes: UInt64, deviceID: UInt64) {
+    precondition(resource.utf8.count <= Self.nameLimit, "the configuration bounds names")
+    self.node = node
+    self.resource = resource
+    self.volumeBytes = volumeBytes
+    self.deviceID = deviceID
+  }
+}
+
+extension Superblock {
+  /// Writes the 4096 bytes.
+  @safe
+  public func encode(into bytes: UnsafeMutableRawBufferPointer) {
+    precondition(bytes.count == Self.byteCount, "a superblock is 4096 bytes")
+    precondition(peers.count <= Self.peerSlotLimit, "more peers than slots")
+    unsafe bytes.initializeMemory(as: UInt8.self, repeating: 0)
+    unsafe put(Self.magic, at: 0, bytes)
+    unsafe put(Self.version, at: 8, bytes)
+    unsafe put(sequence, at: 16, bytes)
+    unsafe put(volumeBytes, at: 24, bytes)
+    unsafe put(deviceID, at: 32, bytes)
+    unsafe put(node.value, at: 40, bytes)
+    unsafe put(diskState.rawValue, at: 41, bytes)
+    unsafe put((dirty ? 1 : 0) | (wasPrimary ? 2 : 0) as UInt16, at: 42, bytes)
+    unsafe put(UInt32(lineage.generations.count), at: 44, bytes)
+    unsafe put(UInt16(resource.utf8.count), at: 48, bytes)
+    for (index, byte) in resource.utf8.enumerated() { unsafe put(byte, at: 64 + index, bytes) }
+    for (index, peer) in peers.enumerated() {
+      let start = 192 + index * 32
+      unsafe put(peer.node.value, at: start, bytes)
+      unsafe put(peer.base == nil ? 1 : 3 as UInt8, at: start + 1, bytes)
+      if let base = peer.base { unsafe put(base, at: start + 8, bytes) }
+    }
+    for (index, generation) in lineage.generations.enumerated() {
+      unsafe put(generation, at: 448 + index * 24, bytes)
+    }
+    unsafe put(Self.checksum(UnsafeRawBufferPointer(bytes)), at: 12, bytes)
+  }
+
+  /// Parses 4096 bytes.
+  @safe
+  public init(parsing bytes: UnsafeRawBufferPointer) throws(SuperblockError) {
+    precondition(bytes.count == Self.byteCount, "a superblock is 4096 bytes")
+    let magic: UInt64 = unsafe Self.get(0, bytes)
+    guard magic == Self.magic else { throw .noMagic(found: magic) }
+    let stored: UInt32 = unsafe Self.get(12, bytes)
+    let computed = unsafe Self.checksum(bytes)
+    guard stored == computed else { throw .badChecksum(found: stored, computed: computed) }
+    let version: UInt32 = unsafe Self.get(8, bytes)
+    guard version == Self.version else { throw .unknownVersion(version) }
+    node = try unsafe Self.node(at: 40, bytes)
+    volumeBytes = unsafe Self.get(24, bytes)
+    guard volumeBytes % blockSize == 0 else { throw .badField("volume bytes", volumeBytes) }
+    sequence = unsafe Self.get(16, bytes)
+    deviceID = unsafe Self.get(32, bytes)
+    let state: UInt8 = unsafe Self.get(41, bytes)
+    guard let diskState = StoredDiskState(rawValue: state) else {
+      throw .badField("disk state", UInt64(state))
+    }
+    self.diskState = diskState
+    let flags: UInt16 = unsafe Self.get(42, bytes)
+    guard flags & ~3 == 0 else { throw .badField("flags", UInt64(flags)) }
+    dirty = flags & 1 != 0
+    wasPrimary = flags & 2 != 0
+    resource = try unsafe Self.name(bytes)
+    peers = try unsafe Self.peers(bytes)
+    lineage = try unsafe Self.lineage(bytes)
+  }
+
+  private static func name(_ bytes: UnsafeRawBufferPointer) throws(SuperblockError) -> String {
+    let count: UInt16 = unsafe get(48, bytes)
+    guard count >= 1, count <= nameLimit else { throw .badField("name length", UInt64(count)) }
+    let slice = unsafe UnsafeRawBufferPointer(rebasing: bytes[64..<(64 + Int(count))])
+    guard let name = unsafe String(validating: slice, as: UTF8.self) else {
+      throw .badField("name", UInt64(count))
+    }
+    return name
+  }
+
+  private static func peers(
+    _ bytes: UnsafeRawBufferPointer
+  ) throws(SuperblockError) -> [PeerSlotRecord] {
+    var peers: [PeerSlotRecord] = []
+    for start in stride(from: 192, to: 448, by: 32) {
+      let flags: UInt8 = unsafe get(start + 1, bytes)
+      guard flags != 0 else { continue }
+      guard flags == 1 || flags == 3 else { throw .badField("peer flags", UInt64(flags)) }
+      let node = try unsafe node(at: start, bytes)
+      let base = flags == 3 ? try unsafe generation(at: start + 8, bytes) : nil
+      peers.append(PeerSlotRecord(node: node, base: base))
+    }
+    return peers
+  }
+
+  private static func lineage(_ bytes: UnsafeRawBufferPointer) throws(SuperblockError) -> Lineage {
+    let count: UInt32 = unsafe get(44, bytes)
+    guard count <= Lineage.limit else { throw .badField("generation count", UInt64(count)) }
+    var generations: [Generation] = []
+    for index in 0..<Int(count) {
+      generations.append(try unsafe generation(at: 448 + index * 24, bytes))
+    }
+    guard let lineage = Lineage(generations) else {
+      throw .badField("generation order", UInt64(count))
+    }
+    return lineage
+  }
+
+  private static func node(
+    at offset: Int, _ bytes: UnsafeRawBufferPointer
+  ) throws(SuperblockError) -> NodeID {
+    let value: UInt8 = unsafe get(offset, bytes)
+    guard let node = NodeID(UInt64(value)) else { throw .badField("node id", UInt64(value)) }
+    return node
+  }
+
+  private static func generation(
+    at offset: Int, _ bytes: UnsafeRawBufferPointer
+  ) throws(SuperblockError) -> Generation {
+    Generation(
+      number: unsafe get(offset, bytes), id: unsafe get(offset + 8, bytes),
+      author: try unsafe node(at: offset + 16, bytes))
+  }
+
+  private func put(_ generation: Generation, at offset: Int, _ bytes: UnsafeMutableRawBufferPointer)
+  {
+    unsafe put(generation.number, at: offset, bytes)
+    unsafe put(generation.id, at: offset + 8, bytes)
+    unsafe put(generation.author.value, at: offset + 16, bytes)
+  }
+
+  private func put<Number: FixedWidthInteger & BitwiseCopyable>(
+    _ number: Number, at offset: Int, _ bytes: UnsafeMutableRawBufferPointer
+  ) {
+    unsafe bytes.storeBytes(of: number.bigEndian, toByteOffset: offset, as: Number.self)
+  }
+
+  private static func get<Number: FixedWidthInteger & BitwiseCopyable>(
+    _ offset: Int, _ bytes: UnsafeRawBufferPointer
+  ) -> Number {
+    Number(bigEndian: unsafe bytes.loadUnaligned(fromByteOffset: offset, as: Number.self))
+  }
+
+  private static func checksum(_ bytes: UnsafeRawBufferPointer) -> UInt32 {
+    var zero: UInt32 = 0
+    guard let base = bytes.baseAddress else { return 0 }
+    var crc = unsafe cchecksum_crc32c(0, base, 12)
+    crc = unsafe cchecksum_crc32c(crc, &zero, 4)
+    return unsafe cchecksum_crc32c(crc, base + 16, byteCount - 16)
+  }
+}

@@ -1,0 +1,62 @@
+/// What a replica wants done: the output of the core. The driver carries effects out in order.
+///
+/// Buffers: the driver holds a buffer while a disk effect or a `send` uses it; `release` gives up
+/// the holder that came with the request. A buffer returns to its pool with its last holder.
+public import BlockTypes
+public import Wire
+
+/// A handshake message. The driver asks `Replica.encode` for the bytes before the next event.
+public enum ControlMessage: Sendable, BitwiseCopyable {
+  case hello
+  case helloReply
+  case state
+  case syncDone
+}
+
+/// What a replica wants done.
+public enum Effect: Sendable, BitwiseCopyable {
+  /// Read the range into the buffer.
+  case read(SlotID, ByteRange, BufferID)
+  /// Take a buffer from the pool when there is one, then read the range into it.
+  case serve(SlotID, ByteRange)
+  /// Write the buffer to the range; `durable`: on stable storage before it completes.
+  case write(SlotID, ByteRange, BufferID, durable: Bool)
+  /// Make the range read as zeroes; as a hole where `mayUnmap` and the disk can.
+  case writeZeroes(SlotID, ByteRange, mayUnmap: Bool, durable: Bool)
+  /// Everything completed before this is on stable storage when it completes.
+  case flush(SlotID)
+  /// Write `Replica.superblock` as it is now to the older copy, durably.
+  case writeSuperblock
+
+  /// Send a message; the buffer holds `header.payloadBytes` bytes of payload, or is `none`.
+  case send(ConnectionID, MessageHeader, BufferID)
+  /// Send a handshake message.
+  case sendControl(ConnectionID, ControlMessage)
+  /// Connect to the peer in this slot.
+  case dial(peer: Int)
+  /// Close after what is queued was sent. No event follows for this connection.
+  case close(ConnectionID)
+
+  case release(BufferID)
+  case complete(tag: UInt64, Outcome)
+  case reply(token: UInt64, CommandResult)
+  /// The disk must not be used any more; close it when what is in flight has ended.
+  case detachDisk
+  /// Something to tell people: state, role and reasons are in the replica's properties.
+  case note(Note)
+}
+
+/// Something that happened, for the log. The text names what changed from what to what.
+public enum Note: Sendable, BitwiseCopyable {
+  case role(from: Role, to: Role)
+  case disk(from: DiskState, to: DiskState)
+  case connection(peer: Int, from: ConnectionState, to: ConnectionState, Reason)
+  case replication(peer: Int, from: ReplicationState, to: ReplicationState)
+  case peerDisk(peer: Int, from: DiskState, to: DiskState)
+  case peerRole(peer: Int, from: Role, to: Role)
+  case decision(peer: Int, Decision)
+  case newGeneration(Generation)
+  case resyncDone(peer: Int, blocks: UInt64)
+  case diskError(SlotID, errno: Int32)
+  case protocolError(peer: Int, MessageType)
+}

@@ -1,0 +1,124 @@
+/// What happens to a replica: the input of the core. All trivial values, no references.
+public import BlockTypes
+import Wire
+
+/// A connection to a peer as the driver numbers it. Never used twice.
+public struct ConnectionID: Hashable, Sendable, BitwiseCopyable {
+  /// The driver's number.
+  public let value: UInt64
+
+  /// Wraps the driver's number.
+  public init(_ value: UInt64) { self.value = value }
+}
+
+/// What a client or a peer asks of the disk.
+public enum Operation: UInt8, Sendable, BitwiseCopyable {
+  case read, write, writeZeroes, trim, flush
+
+  /// Whether the operation changes data.
+  public var changesData: Bool { self == .write || self == .writeZeroes || self == .trim }
+}
+
+/// One request of a client of the exported volume.
+public struct ClientRequest: Sendable, BitwiseCopyable {
+  /// What is asked.
+  public var operation: Operation
+  /// The data must be on stable storage of every participating replica before completion.
+  public var forceUnitAccess = false
+  /// Zeroes may be stored as a hole.
+  public var mayUnmap = false
+  /// The bytes it covers: multiples of 512; empty for a flush; at most 1 MiB for read and write.
+  public var range: ByteRange
+  /// Payload of a write, place for the data of a read. The core gives it back with `release`.
+  public var buffer = BufferID.none
+  /// Returned with the completion.
+  public var tag: UInt64
+
+  /// Joins the parts.
+  public init(_ operation: Operation, _ range: ByteRange, tag: UInt64) {
+    self.operation = operation
+    self.range = range
+    self.tag = tag
+  }
+}
+
+/// What an administrator asks. `heldOpen` is the driver's word on whether a client has it open.
+public enum Command: Sendable, BitwiseCopyable {
+  case connect
+  case disconnect
+  case primary(force: Bool)
+  case secondary(heldOpen: Bool)
+  case detach
+  case invalidate
+  /// Clean end of the program: demote, say goodbye, flush, mark clean.
+  case shutdown
+}
+
+/// What happens to a replica.
+public enum Event: Sendable, BitwiseCopyable {
+  case submit(ClientRequest)
+  /// A disk effect ended: bytes or 0, or a negative errno. `buffer` is what a `serve` was given.
+  case diskCompleted(SlotID, result: Int32, buffer: BufferID)
+  /// The last `writeSuperblock` effect ended: 0 or a negative errno.
+  case superblockWritten(result: Int32)
+  /// A `dial` effect made a connection.
+  case dialed(peer: Int, ConnectionID)
+  /// A `dial` effect failed.
+  case dialFailed(peer: Int)
+  /// Somebody connected; who it is, the first message tells.
+  case accepted(ConnectionID)
+  /// The connection broke, or sent something that is not a message.
+  case closed(ConnectionID)
+  case command(Command, token: UInt64)
+  /// Time has come to `nextDeadline`.
+  case tick
+}
+
+/// How a client request ended.
+public enum Outcome: Sendable, BitwiseCopyable {
+  case done
+  /// The disk failed, or there is no UpToDate data.
+  case ioError
+  /// This node is not Primary.
+  case notPrimary
+  /// Outside the volume, or not in whole sectors.
+  case invalid
+}
+
+/// Why a command was refused; DRBD's numbers where DRBD has one.
+public enum Refusal: Int32, Sendable, BitwiseCopyable {
+  case multiplePrimaries = -1
+  case needUpToDateData = -2
+  case noRemoteDisk = -5
+  case noLocalDisk = -4
+  case heldOpen = -12
+  case transient = -18
+  case peerRefused = -10
+  case timeout = -23
+  case primaryNeedsDisk = -11
+  case alreadyAttached = 124
+  case wrongMetadata = 119
+
+  /// DRBD's words.
+  public var text: String {
+    switch self {
+    case .multiplePrimaries: "Multiple primaries not allowed by config"
+    case .needUpToDateData: "Need access to UpToDate data"
+    case .noRemoteDisk: "Can not resync without remote disk"
+    case .noLocalDisk: "Can not resync without local disk"
+    case .heldOpen: "Device is held open by someone"
+    case .transient: "In transient state, retry after next state change"
+    case .peerRefused: "State change was refused by peer node"
+    case .timeout: "Timeout in operation"
+    case .primaryNeedsDisk: "Device is diskless, the requested operation requires a disk"
+    case .alreadyAttached: "Device is attached to a disk (use detach first)"
+    case .wrongMetadata: "No valid meta-data signature found."
+    }
+  }
+}
+
+/// How a command ended.
+public enum CommandResult: Sendable, BitwiseCopyable {
+  case done
+  case refused(Refusal)
+}

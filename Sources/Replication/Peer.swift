@@ -1,0 +1,105 @@
+/// What a replica knows about one peer and the connection to it.
+import BlockTypes
+import Metadata
+import Wire
+
+/// A connection that was accepted and has not said who it is.
+struct AcceptedConnection: BitwiseCopyable {
+  var connection: ConnectionID?
+  var deadline: Instant
+
+  static var free: AcceptedConnection { AcceptedConnection(connection: nil, deadline: .never) }
+}
+
+/// What a replica knows about one peer.
+///
+/// ```
+/// StandAlone --connect--> Connecting --hello--> quiescing --flushed--> WFReportParams
+///     ^                      ^  ^                                           | both reports
+///     | disconnect, refusal  |  | lost, retry                               v
+///     +----------------------+--+--------------- Connected <--agree-- WFVerdict
+/// ```
+struct Peer: BitwiseCopyable {
+  let node: NodeID
+  var state = ConnectionState.standAlone
+  var reason = Reason.notConfigured
+  var replication = ReplicationState.off
+  var role = Role.unknown
+  var disk = DiskState.unknown
+
+  /// The connection both agreed on.
+  var connection: ConnectionID?
+  /// Our dial that has not been answered with `helloReply`.
+  var dialed: ConnectionID?
+  var isDialing = false
+  var retryAt = Instant.never
+  var retryPauseMs: UInt64 = 0
+  var handshakeDeadline = Instant.never
+
+  /// Connections to this peer that were lost in this run.
+  var epoch: UInt64 = 0
+  var peerInstance: UInt64 = 0
+  var peerEpoch: UInt64 = 0
+
+  var decision: Decision?
+  var versionOfVerdict: UInt64 = 0
+  var verdictSent = false
+  var peerVerdict: Action?
+
+  /// The newest generation the peer is known to share; `nil` while it may hold ours.
+  var base: Generation?
+
+  var outstanding = 0
+  /// Requests of this peer under way on our disk.
+  var requestsHere = 0
+  var lastReceived = Instant(nanoseconds: 0)
+  var lastProgress = Instant(nanoseconds: 0)
+  var pingSentAt: Instant?
+
+  // Resync. Which blocks are left, the peer's bitmap in `Replica.bitmaps` says.
+  var pullCursor: UInt64 = 0
+  var pullsInFlight = 0
+  var syncBlocksTotal: UInt64 = 0
+  var syncStarted = Instant(nanoseconds: 0)
+  /// Source: everything is sent and `base` is being cleared; target: everything is written.
+  var finishVersion: UInt64?
+  var syncDoneSent = false
+  /// The source's newest lineage arrived with `syncDone` and is being made durable.
+  var adoptVersion: UInt64?
+
+  var promoteAsked = false
+  var promoteAnswered = false
+  /// The peer may be told that it may be Primary when this version is durable.
+  var versionOfGrant: UInt64?
+  var servesInFlight = 0
+
+  init(node: NodeID) { self.node = node }
+
+  /// Whether writes go to this peer: agreed, and it has a disk that takes them.
+  var takesWrites: Bool {
+    state == .connected && replication != .off && disk != .diskless && disk != .failed
+      && disk != .unknown
+  }
+
+  /// When something about this peer must be looked at again.
+  func deadline(_ options: ReplicaOptions) -> Instant {
+    switch state {
+    case .standAlone: return .never
+    case .connecting:
+      if dialed != nil { return handshakeDeadline }
+      return isDialing ? .never : retryAt
+    case .quiescing, .wfReportParams, .wfVerdict: return handshakeDeadline
+    case .connected:
+      if let pingSentAt { return pingSentAt.advanced(milliseconds: options.pingTimeoutMs) }
+      let ping = lastReceived.advanced(milliseconds: pingPauseMs(options))
+      guard outstanding > 0 else { return ping }
+      let limit = lastProgress.advanced(milliseconds: options.timeoutMs * options.koCount)
+      return min(ping, limit)
+    }
+  }
+
+  /// How long silence may last before a ping: short while an answer is due.
+  func pingPauseMs(_ options: ReplicaOptions) -> UInt64 {
+    outstanding > 0 ? min(1_000, options.pingIntervalMs) : options.pingIntervalMs
+  }
+}

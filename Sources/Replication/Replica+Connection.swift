@@ -1,0 +1,308 @@
+/// The life of a connection: both sides listen and dial, one connection is kept.
+///
+/// Who dialed says `hello` first; who accepted answers `helloReply`, which makes the connection the
+/// agreed one, or `reject`. Of two crossing dials the one of the lower node id is kept. A `hello`
+/// from a peer that we believe connected replaces the connection only when the peer has lost it:
+/// another instance (the daemon restarted) or a higher epoch (it counted a loss). A late dial from
+/// before the connection has neither.
+import BlockTypes
+import Wire
+
+extension Replica {
+  mutating func dialed(_ slot: Int, _ connection: ConnectionID) {
+    peers[slot].isDialing = false
+    guard peers[slot].state == .connecting, peers[slot].dialed == nil else {
+      effects.push(.close(connection))
+      return
+    }
+    peers[slot].dialed = connection
+    peers[slot].handshakeDeadline = now.advanced(milliseconds: options.handshakeTimeoutMs)
+    effects.push(.sendControl(connection, .hello))
+  }
+
+  mutating func dialFailed(_ slot: Int) {
+    peers[slot].isDialing = false
+    if peers[slot].state == .connecting, peers[slot].reason == .none {
+      peers[slot].reason = .peerUnreachable
+    }
+    scheduleRetry(slot)
+  }
+
+  mutating func acceptedConnection(_ connection: ConnectionID) {
+    for index in 0..<accepted.count where accepted[index].connection == nil {
+      accepted[index].connection = connection
+      accepted[index].deadline = now.advanced(milliseconds: options.handshakeTimeoutMs)
+      return
+    }
+    effects.push(.close(connection))
+  }
+
+  mutating func expireAccepted() {
+    for index in 0..<accepted.count {
+      guard let connection = accepted[index].connection, now >= accepted[index].deadline else {
+        continue
+      }
+      accepted[index] = .free
+      effects.push(.close(connection))
+    }
+  }
+
+  mutating func connectionClosed(_ connection: ConnectionID) {
+    for index in 0..<accepted.count where accepted[index].connection == connection {
+      accepted[index] = .free
+      return
+    }
+    for slot in 0..<peers.count {
+      if peers[slot].dialed == connection {
+        peers[slot].dialed = nil
+        scheduleRetry(slot)
+      } else if peers[slot].connection == connection {
+        peers[slot].connection = nil
+        loseConnection(slot, .peerClosed)
+      }
+    }
+  }
+
+  /// The peer whose agreed connection or open dial this is.
+  func slot(of connection: ConnectionID) -> Int? {
+    for slot in 0..<peers.count
+    where peers[slot].connection == connection || peers[slot].dialed == connection {
+      return slot
+    }
+    return nil
+  }
+
+  mutating func received(
+    _ connection: ConnectionID, _ header: MessageHeader, _ control: UnsafeRawBufferPointer,
+    _ buffer: BufferID
+  ) {
+    if let slot = slot(of: connection) {
+      peers[slot].lastReceived = now
+      peers[slot].pingSentAt = nil
+      if peers[slot].dialed == connection {
+        unsafe receivedOnDial(slot, connection, header, control)
+      } else {
+        unsafe receivedOnAgreed(slot, header, control, buffer)
+      }
+      return
+    }
+    for index in 0..<accepted.count where accepted[index].connection == connection {
+      accepted[index] = .free
+      guard header.type == .hello, let hello = try? Hello(parsing: control) else {
+        refuse(connection, .protocolError)
+        return
+      }
+      considerHello(hello, connection)
+      return
+    }
+    // A connection given up in this turn: what was still queued for it is dropped.
+    releaseIfAny(buffer)
+  }
+
+  mutating func releaseIfAny(_ buffer: BufferID) {
+    if buffer != .none { effects.push(.release(buffer)) }
+  }
+
+  private mutating func refuse(_ connection: ConnectionID, _ reason: Reason) {
+    var header = MessageHeader(.reject)
+    header.length = UInt64(reason.rawValue)
+    effects.push(.send(connection, header, .none))
+    effects.push(.close(connection))
+  }
+
+  private mutating func considerHello(_ hello: Hello, _ connection: ConnectionID) {
+    guard hello.versions.contains(Hello.protocolVersion) else {
+      return refuse(connection, .noCommonVersion)
+    }
+    guard hello.resource == options.resource else { return refuse(connection, .wrongResource) }
+    guard let slot = options.peers.firstIndex(of: hello.node) else {
+      return refuse(connection, .unknownNode)
+    }
+    switch peers[slot].state {
+    case .standAlone:
+      return refuse(connection, .peerStandAlone)
+    case .connecting:
+      if let mine = peers[slot].dialed {
+        if options.node < hello.node { return refuse(connection, .tieBreak) }
+        peers[slot].dialed = nil
+        effects.push(.close(mine))
+      }
+    case .quiescing, .wfReportParams, .wfVerdict, .connected:
+      let isSameRun = hello.instance == peers[slot].peerInstance
+      guard !isSameRun || hello.epoch > peers[slot].peerEpoch else {
+        return refuse(connection, .tieBreak)
+      }
+      loseConnection(slot, .supersededByPeer)
+      guard peers[slot].state == .connecting else { return refuse(connection, .peerStandAlone) }
+    }
+    effects.push(.sendControl(connection, .helloReply))
+    adopt(connection, hello, slot)
+  }
+
+  private mutating func receivedOnDial(
+    _ slot: Int, _ connection: ConnectionID, _ header: MessageHeader,
+    _ control: UnsafeRawBufferPointer
+  ) {
+    if header.type == .helloReply, let hello = try? Hello(parsing: control),
+      hello.node == peers[slot].node, hello.resource == options.resource
+    {
+      peers[slot].dialed = nil
+      adopt(connection, hello, slot)
+      return
+    }
+    peers[slot].dialed = nil
+    effects.push(.close(connection))
+    let told = Reason(rawValue: UInt8(truncatingIfNeeded: header.length)) ?? .protocolError
+    let reason = header.type == .reject ? told : .protocolError
+    if reason != .tieBreak { peers[slot].reason = reason }
+    scheduleRetry(slot)
+  }
+
+  private mutating func adopt(_ connection: ConnectionID, _ hello: Hello, _ slot: Int) {
+    peers[slot].connection = connection
+    peers[slot].peerInstance = hello.instance
+    peers[slot].peerEpoch = hello.epoch
+    peers[slot].lastReceived = now
+    peers[slot].lastProgress = now
+    peers[slot].pingSentAt = nil
+    peers[slot].outstanding = 0
+    beginHandshake(slot)
+  }
+
+  mutating func become(_ slot: Int, _ state: ConnectionState, _ reason: Reason) {
+    let old = peers[slot].state
+    peers[slot].reason = reason
+    guard old != state else { return }
+    peers[slot].state = state
+    effects.push(.note(.connection(peer: slot, from: old, to: state, reason)))
+  }
+
+  /// Begins to dial and to accept.
+  mutating func beginConnecting(_ slot: Int) {
+    guard peers[slot].state == .standAlone else { return }
+    become(slot, .connecting, .none)
+    peers[slot].retryPauseMs = 0
+    scheduleRetry(slot)
+  }
+
+  /// Sets the next dial: at once the first time, then after 100 ms, doubling up to `connect-int`.
+  mutating func scheduleRetry(_ slot: Int) {
+    guard peers[slot].state == .connecting else { return }
+    peers[slot].retryAt = now.advanced(milliseconds: peers[slot].retryPauseMs)
+    let doubled = max(100, peers[slot].retryPauseMs * 2)
+    peers[slot].retryPauseMs = min(doubled, options.connectIntervalMs)
+  }
+
+  /// Gives up the agreed connection. Permanent reasons and commands lead to StandAlone.
+  mutating func loseConnection(_ slot: Int, _ reason: Reason) {
+    if let connection = peers[slot].connection { effects.push(.close(connection)) }
+    if let connection = peers[slot].dialed { effects.push(.close(connection)) }
+    peers[slot].connection = nil
+    peers[slot].dialed = nil
+    guard peers[slot].state != .standAlone else { return }
+    let wasEstablished = peers[slot].state == .connected
+    peers[slot].epoch += 1
+    // A connection that worked is retried at once; a handshake that fails is not hammered.
+    if wasEstablished || reason == .renegotiate { peers[slot].retryPauseMs = 0 }
+    let staysDown = reason.isPermanent || reason == .byCommand || reason == .shutdown
+    become(slot, staysDown ? .standAlone : .connecting, reason)
+    forgetPeerState(slot)
+    dropRequests(of: slot)
+    scheduleRetry(slot)
+  }
+
+  private mutating func forgetPeerState(_ slot: Int) {
+    become(slot, replication: .off)
+    become(slot, peerRole: .unknown)
+    become(slot, peerDisk: .unknown)
+    reports[slot] = nil
+    peers[slot].decision = nil
+    peers[slot].verdictSent = false
+    peers[slot].peerVerdict = nil
+    peers[slot].outstanding = 0
+    peers[slot].pingSentAt = nil
+    peers[slot].pullsInFlight = 0
+    peers[slot].finishVersion = nil
+    peers[slot].syncDoneSent = false
+    peers[slot].adoptVersion = nil
+    peers[slot].promoteAsked = false
+    peers[slot].promoteAnswered = false
+    peers[slot].versionOfGrant = nil
+    peers[slot].servesInFlight = 0
+  }
+
+  mutating func become(_ slot: Int, replication new: ReplicationState) {
+    let old = peers[slot].replication
+    guard old != new else { return }
+    peers[slot].replication = new
+    effects.push(.note(.replication(peer: slot, from: old, to: new)))
+  }
+
+  mutating func become(_ slot: Int, peerRole new: Role) {
+    let old = peers[slot].role
+    guard old != new else { return }
+    peers[slot].role = new
+    effects.push(.note(.peerRole(peer: slot, from: old, to: new)))
+  }
+
+  mutating func become(_ slot: Int, peerDisk new: DiskState) {
+    let old = peers[slot].disk
+    guard old != new else { return }
+    peers[slot].disk = new
+    effects.push(.note(.peerDisk(peer: slot, from: old, to: new)))
+  }
+
+  mutating func protocolViolation(_ slot: Int, _ type: MessageType) {
+    effects.push(.note(.protocolError(peer: slot, type)))
+    loseConnection(slot, .protocolError)
+  }
+
+  mutating func tickPeer(_ slot: Int) {
+    switch peers[slot].state {
+    case .standAlone: break
+    case .connecting:
+      if let connection = peers[slot].dialed {
+        guard now >= peers[slot].handshakeDeadline else { return }
+        peers[slot].dialed = nil
+        peers[slot].reason = .handshakeTimeout
+        effects.push(.close(connection))
+        scheduleRetry(slot)
+      } else if !peers[slot].isDialing, now >= peers[slot].retryAt {
+        peers[slot].isDialing = true
+        effects.push(.dial(peer: slot))
+      }
+    case .quiescing, .wfReportParams, .wfVerdict:
+      if now >= peers[slot].handshakeDeadline { loseConnection(slot, .handshakeTimeout) }
+    case .connected: tickConnected(slot)
+    }
+  }
+
+  private mutating func tickConnected(_ slot: Int) {
+    guard let connection = peers[slot].connection else { return }
+    if let sent = peers[slot].pingSentAt {
+      if now >= sent.advanced(milliseconds: options.pingTimeoutMs) {
+        return loseConnection(slot, .pingTimeout)
+      }
+    } else if now
+      >= peers[slot].lastReceived.advanced(milliseconds: peers[slot].pingPauseMs(options))
+    {
+      peers[slot].pingSentAt = now
+      effects.push(.send(connection, MessageHeader(.ping), .none))
+    }
+    let limit = peers[slot].lastProgress.advanced(
+      milliseconds: options.timeoutMs * options.koCount)
+    if peers[slot].outstanding > 0, now >= limit { loseConnection(slot, .writeTimeout) }
+  }
+
+  /// Counts an answer that is now due from the peer.
+  mutating func expectAnswer(_ slot: Int) {
+    if peers[slot].outstanding == 0 { peers[slot].lastProgress = now }
+    peers[slot].outstanding += 1
+  }
+
+  mutating func gotAnswer(_ slot: Int) {
+    precondition(peers[slot].outstanding > 0, "an answer that was not counted as due")
+    peers[slot].outstanding -= 1
+    peers[slot].lastProgress = now
+  }
+}

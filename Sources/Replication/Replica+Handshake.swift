@@ -1,0 +1,213 @@
+/// The handshake after `hello`: stop, flush, tell, decide, make it durable, agree.
+///
+/// Client writes wait from `quiescing` until `Connected`, so the reports cannot become untrue while
+/// they travel. The disk is flushed before the report: what it says survives a power loss, and a
+/// later FLUSH to both replicas covers writes that were made before this connection.
+import BlockTypes
+import Metadata
+import Wire
+
+extension Replica {
+  mutating func beginHandshake(_ slot: Int) {
+    become(slot, .quiescing, .none)
+    peers[slot].handshakeDeadline = now.advanced(milliseconds: options.handshakeTimeoutMs)
+    continueQuiescing()
+  }
+
+  /// Goes on when the last client write in flight has ended.
+  mutating func continueQuiescing() {
+    guard clientWrites == 0, waitingBase.isEmpty, !commandIsUnderWay else { return }
+    // Writes of an earlier connection must not land after the report was made.
+    for slot in 0..<peers.count where peers[slot].requestsHere > 0 { return }
+    for slot in 0..<peers.count where peers[slot].state == .quiescing {
+      guard disk != .diskless, disk != .failed else {
+        sendReport(slot)
+        continue
+      }
+      guard !hasHandshakeFlush(slot) else { continue }
+      guard let connection = peers[slot].connection else { continue }
+      var flush = Request(.handshakeFlush, .flush, ByteRange(start: 0, end: 0), tag: 0)
+      flush.peer = UInt8(slot)
+      flush.connection = connection
+      flush.phase = .active
+      flush.isLocalPending = true
+      effects.push(.flush(insert(flush)))
+    }
+  }
+
+  private func hasHandshakeFlush(_ slot: Int) -> Bool {
+    for index in 0..<requests.capacity {
+      guard let id = requests.id(at: index) else { continue }
+      let request = requests[id]
+      if request.origin == .handshakeFlush, request.connection == peers[slot].connection {
+        return true
+      }
+    }
+    return false
+  }
+
+  mutating func handshakeFlushed(_ request: Request) {
+    let slot = Int(request.peer)
+    guard peers[slot].connection == request.connection, peers[slot].state == .quiescing else {
+      return
+    }
+    sendReport(slot)
+  }
+
+  private mutating func sendReport(_ slot: Int) {
+    guard let connection = peers[slot].connection else { return }
+    become(slot, .wfReportParams, .none)
+    effects.push(.sendControl(connection, .state))
+    decideIfReported(slot)
+  }
+
+  /// What this node tells the peer in `slot`.
+  func report(for slot: Int) -> StateReport {
+    let reported: DiskState = disk == .failed ? .diskless : disk
+    var report = StateReport(
+      volumeBytes: reported == .diskless ? 0 : superblock?.volumeBytes ?? 0, disk: reported,
+      role: role)
+    guard reported != .diskless, let superblock else { return report }
+    report.crashed = crashed
+    report.wasPrimary = superblock.wasPrimary
+    report.holdsUnshared = peers[slot].base != nil
+    report.lineage = superblock.lineage
+    return report
+  }
+
+  mutating func receivedReport(_ slot: Int, _ report: StateReport) {
+    guard peers[slot].state == .quiescing || peers[slot].state == .wfReportParams,
+      reports[slot] == nil
+    else { return protocolViolation(slot, .state) }
+    reports[slot] = report
+    decideIfReported(slot)
+  }
+
+  private mutating func decideIfReported(_ slot: Int) {
+    guard peers[slot].state == .wfReportParams, let theirs = reports[slot] else { return }
+    let decision = Decision.decide(
+      mine: report(for: slot), theirs: theirs, iAmLower: options.node < peers[slot].node)
+    effects.push(.note(.decision(peer: slot, decision)))
+    peers[slot].decision = decision
+    become(slot, peerRole: theirs.role)
+    guard decision.action != .refuse, let connection = peers[slot].connection else {
+      if let connection = peers[slot].connection {
+        var header = MessageHeader(.reject)
+        header.length = UInt64(decision.reason.rawValue)
+        effects.push(.send(connection, header, .none))
+      }
+      return loseConnection(slot, decision.reason)
+    }
+    precondition(peers[slot].connection == connection, "the connection cannot have changed")
+    become(slot, .wfVerdict, .none)
+    applyDecision(slot, decision, theirs)
+    sendVerdictWhenDurable(slot)
+  }
+
+  /// What must be on disk before the peer may act on our word.
+  private mutating func applyDecision(_ slot: Int, _ decision: Decision, _ theirs: StateReport) {
+    guard var block = superblock, disk != .diskless, disk != .failed else {
+      peers[slot].versionOfVerdict = versionDurable
+      return
+    }
+    let old = block
+    switch decision.action {
+    case .syncTarget:
+      block.diskState = .inconsistent
+      become(disk: .inconsistent)
+    case .syncSource:
+      block.diskState = .upToDate
+      become(disk: .upToDate)
+    case .noSync:
+      if decision.rule == .equalClean {
+        block.diskState = .upToDate
+        become(disk: .upToDate)
+      }
+    case .refuse: preconditionFailure("a refusal changes nothing")
+    }
+    // Writes may come as soon as we agree: a crash from now on must be seen as one.
+    if role == .primary || theirs.role == .primary { block.dirty = true }
+    superblock = block
+    peers[slot].versionOfVerdict = block == old ? versionWanted : changeSuperblock()
+  }
+
+  mutating func sendVerdictWhenDurable(_ slot: Int) {
+    guard peers[slot].state == .wfVerdict, !peers[slot].verdictSent,
+      let connection = peers[slot].connection, let decision = peers[slot].decision
+    else { return }
+    guard superblock == nil || versionDurable >= peers[slot].versionOfVerdict else { return }
+    peers[slot].verdictSent = true
+    var header = MessageHeader(.verdict)
+    header.length = UInt64(decision.action.rawValue)
+    effects.push(.send(connection, header, .none))
+    agreeIfBothDecided(slot)
+  }
+
+  mutating func receivedVerdict(_ slot: Int, _ header: MessageHeader) {
+    guard let action = Action(rawValue: UInt8(truncatingIfNeeded: header.length)),
+      action != .refuse, peers[slot].state.isHandshake, peers[slot].peerVerdict == nil
+    else { return protocolViolation(slot, .verdict) }
+    peers[slot].peerVerdict = action
+    agreeIfBothDecided(slot)
+  }
+
+  private mutating func agreeIfBothDecided(_ slot: Int) {
+    guard peers[slot].verdictSent, let theirs = peers[slot].peerVerdict,
+      let decision = peers[slot].decision, let report = reports[slot]
+    else { return }
+    guard decision.action.mirrored == theirs else { return loseConnection(slot, .disagreement) }
+    become(slot, .connected, .none)
+    peers[slot].retryPauseMs = 0
+    become(slot, peerDisk: peerDisk(after: decision, report))
+    switch decision.action {
+    case .noSync:
+      become(slot, replication: .established)
+    case .syncSource:
+      become(slot, replication: .syncSource)
+      beginSync(slot)
+    case .syncTarget:
+      become(slot, replication: .syncTarget)
+      beginSync(slot)
+      pullMore(slot)
+    case .refuse: preconditionFailure("a refusal is never agreed on")
+    }
+  }
+
+  private func peerDisk(after decision: Decision, _ report: StateReport) -> DiskState {
+    switch decision.action {
+    case .syncSource: .inconsistent
+    case .syncTarget: .upToDate
+    case .noSync: decision.rule == .equalClean ? .upToDate : report.disk
+    case .refuse: report.disk
+    }
+  }
+
+  /// The bytes of a handshake message, header and payload; returns their count.
+  ///
+  /// - Parameter bytes: at least 40 + `maxControlPayloadBytes`.
+  @safe
+  public func encode(
+    _ message: ControlMessage, for connection: ConnectionID,
+    into bytes: UnsafeMutableRawBufferPointer
+  ) -> Int {
+    let body = unsafe UnsafeMutableRawBufferPointer(
+      rebasing: bytes[MessageHeader.byteCount...])
+    guard let slot = slot(of: connection) else { return 0 }
+    var header: MessageHeader
+    let payload: Int
+    switch message {
+    case .hello, .helloReply:
+      header = MessageHeader(message == .hello ? .hello : .helloReply)
+      let hello = Hello(
+        node: options.node, instance: options.instance, epoch: peers[slot].epoch,
+        resource: options.resource)
+      payload = hello.encode(into: body)
+    case .state, .syncDone:
+      header = MessageHeader(message == .state ? .state : .syncDone)
+      payload = report(for: slot).encode(into: body)
+    }
+    header.payloadBytes = UInt32(payload)
+    header.encode(into: bytes)
+    return MessageHeader.byteCount + payload
+  }
+}

@@ -1,0 +1,146 @@
+/// Messages on an agreed connection, and a peer's writes applied here.
+import Metadata
+import BlockTypes
+import Wire
+
+extension Replica {
+  mutating func receivedOnAgreed(
+    _ slot: Int, _ header: MessageHeader, _ control: UnsafeRawBufferPointer, _ buffer: BufferID
+  ) {
+    let isConnected = peers[slot].state == .connected
+    switch header.type {
+    case .state:
+      guard let report = try? StateReport(parsing: control) else {
+        return protocolViolation(slot, .state)
+      }
+      receivedReport(slot, report)
+    case .verdict: receivedVerdict(slot, header)
+    case .reject: receivedReject(slot, header)
+    case .ping:
+      guard let connection = peers[slot].connection else { return }
+      effects.push(.send(connection, MessageHeader(.pong), .none))
+    case .pong: break
+    case .goodbye: receivedGoodbye(slot, header)
+    case .write, .writeZeroes, .trim, .flush:
+      guard isConnected, applyPeerRequest(slot, header, buffer) else {
+        releaseIfAny(buffer)
+        return protocolViolation(slot, header.type)
+      }
+    case .resyncData:
+      guard isConnected, receivedResyncData(slot, header, buffer) else {
+        releaseIfAny(buffer)
+        return protocolViolation(slot, header.type)
+      }
+    case .hello, .helloReply: protocolViolation(slot, header.type)
+    case .ack, .resyncRequest, .resyncAck, .syncDone, .syncDoneAck, .promoteRequest,
+      .promoteReply, .roleChanged, .diskChanged:
+      guard isConnected else { return protocolViolation(slot, header.type) }
+      unsafe receivedConnected(slot, header, control)
+    }
+  }
+
+  private mutating func receivedConnected(
+    _ slot: Int, _ header: MessageHeader, _ control: UnsafeRawBufferPointer
+  ) {
+    switch header.type {
+    case .ack: receivedAck(slot, header)
+    case .resyncRequest: receivedResyncRequest(slot, header)
+    case .resyncAck: receivedResyncAck(slot, header)
+    case .syncDone:
+      guard let report = try? StateReport(parsing: control) else {
+        return protocolViolation(slot, .syncDone)
+      }
+      receivedSyncDone(slot, report)
+    case .syncDoneAck: receivedSyncDoneAck(slot)
+    case .promoteRequest: receivedPromoteRequest(slot)
+    case .promoteReply: receivedPromoteReply(slot, header)
+    case .roleChanged: receivedRole(slot, header)
+    case .diskChanged: receivedDiskChange(slot, header)
+    case .hello, .helloReply, .reject, .state, .verdict, .write, .writeZeroes, .trim, .flush,
+      .resyncData, .goodbye, .ping, .pong:
+      preconditionFailure("handled before")
+    }
+  }
+
+  private mutating func receivedReject(_ slot: Int, _ header: MessageHeader) {
+    let reason = Reason(rawValue: UInt8(truncatingIfNeeded: header.length)) ?? .protocolError
+    loseConnection(slot, reason)
+  }
+
+  private mutating func receivedGoodbye(_ slot: Int, _ header: MessageHeader) {
+    // The Primary leaves on request and may go on writing: our data is of an older moment then.
+    if header.length == UInt64(Role.primary.rawValue) { markOutdated() }
+    loseConnection(slot, .peerSaidGoodbye)
+    // It will not accept us soon: no need to hammer.
+    peers[slot].retryPauseMs = min(1_000, options.connectIntervalMs)
+    scheduleRetry(slot)
+  }
+
+  /// Marks valid data as possibly old. Not on a Primary, whose data is what counts.
+  mutating func markOutdated() {
+    guard role != .primary, disk == .upToDate || disk == .consistent, var block = superblock
+    else { return }
+    block.diskState = .outdated
+    superblock = block
+    become(disk: .outdated)
+    changeSuperblock()
+  }
+
+  private mutating func applyPeerRequest(
+    _ slot: Int, _ header: MessageHeader, _ buffer: BufferID
+  ) -> Bool {
+    let operation: Operation =
+      switch header.type {
+      case .write: .write
+      case .writeZeroes: .writeZeroes
+      case .trim: .trim
+      default: .flush
+      }
+    guard let connection = peers[slot].connection, peerRequestCount(slot) else { return false }
+    guard disk != .diskless, disk != .failed, !isDetaching, let superblock else {
+      releaseIfAny(buffer)
+      answer(connection, header.id, failed: true)
+      return true
+    }
+    var range = ByteRange(start: 0, end: 0)
+    if operation != .flush {
+      let (end, overflow) = header.offset.addingReportingOverflow(header.length)
+      guard !overflow, end <= superblock.volumeBytes, header.length > 0,
+        header.offset % sectorSize == 0, header.length % sectorSize == 0,
+        operation != .write || UInt64(header.payloadBytes) == header.length
+      else { return false }
+      range = ByteRange(start: header.offset, end: end)
+    }
+    var request = Request(.peer, operation, range, tag: header.id)
+    request.forceUnitAccess = header.forceUnitAccess
+    request.mayUnmap = header.mayUnmap
+    request.buffer = buffer
+    request.peer = UInt8(slot)
+    request.connection = connection
+    peers[slot].requestsHere += 1
+    waiting.push(insert(request))
+    startWaiting()
+    return true
+  }
+
+  /// Whether the peer may have one more request here: a correct peer keeps the limit.
+  private func peerRequestCount(_ slot: Int) -> Bool {
+    peers[slot].requestsHere < options.peerRequestLimit
+  }
+
+  mutating func finishPeerRequest(_ id: SlotID, _ request: Request) {
+    let slot = Int(request.peer)
+    peers[slot].requestsHere -= 1
+    defer { if peers[slot].requestsHere == 0 { continueQuiescing() } }
+    if !request.isOrphaned, peers[slot].connection == request.connection {
+      answer(request.connection, request.tag, failed: request.failed)
+    }
+    releaseIfAny(request.buffer)
+    remove(id)
+  }
+
+  private mutating func answer(_ connection: ConnectionID, _ id: UInt64, failed: Bool) {
+    let header = MessageHeader(.ack, id: id, length: failed ? 1 : 0)
+    effects.push(.send(connection, header, .none))
+  }
+}

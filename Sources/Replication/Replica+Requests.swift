@@ -1,0 +1,315 @@
+/// Client requests: admission, overlap order, local disk and peers in parallel, completion.
+///
+/// A write is sent to the peers before it is queued for the local disk, because the network round
+/// trip is the longer of the two. Overlapping writes are started one after the other, so they end in
+/// the same order on every replica (P6).
+import Metadata
+import BlockTypes
+import Wire
+
+extension Replica {
+  mutating func submit(_ client: ClientRequest) {
+    precondition(clientRequests < options.clientRequestLimit, "the export exceeded its limit")
+    if let outcome = refusal(of: client) {
+      effects.push(.complete(tag: client.tag, outcome))
+      releaseIfAny(client.buffer)
+      return
+    }
+    var request = Request(.client, client.operation, client.range, tag: client.tag)
+    request.forceUnitAccess = client.forceUnitAccess
+    request.mayUnmap = client.mayUnmap || client.operation == .trim
+    request.buffer = client.buffer
+    clientRequests += 1
+    let id = insert(request)
+    if client.operation == .read {
+      requests[id].phase = .active
+      requests[id].isLocalPending = true
+      effects.push(.read(id, client.range, client.buffer))
+    } else if waiting.isEmpty, canStart(request) {
+      start(id)
+    } else {
+      waiting.push(id)
+    }
+  }
+
+  private func refusal(of client: ClientRequest) -> Outcome? {
+    guard role == .primary, !isDemoting else { return .notPrimary }
+    guard disk == .upToDate, let superblock else { return .ioError }
+    guard client.operation != .flush else { return nil }
+    guard client.range.end <= superblock.volumeBytes, client.range.length > 0 else {
+      return .invalid
+    }
+    let isWhole = client.range.start % sectorSize == 0 && client.range.end % sectorSize == 0
+    return isWhole ? nil : .invalid
+  }
+
+  mutating func insert(_ request: Request) -> SlotID {
+    guard let id = requests.insert(request) else {
+      preconditionFailure("the slab is larger than all limits together")
+    }
+    return id
+  }
+
+  private func canStart(_ request: Request) -> Bool {
+    if request.origin == .client, isFrozen { return false }
+    return request.operation == .flush || !active.overlaps(request.range)
+  }
+
+  /// Starts what waits and may start. An overlap with an earlier waiting one waits, too.
+  mutating func startWaiting() {
+    var kept = 0
+    for _ in 0..<waiting.count {
+      guard let id = waiting.pop() else { return }
+      guard requests.contains(id) else { continue }
+      let request = requests[id]
+      if canStart(request), !overlapsKept(request, kept) {
+        start(id)
+      } else {
+        waiting.push(id)
+        kept += 1
+      }
+    }
+  }
+
+  /// Whether `request` overlaps one of the last `kept` entries, which were passed over.
+  private func overlapsKept(_ request: Request, _ kept: Int) -> Bool {
+    guard request.operation != .flush else { return false }
+    for index in (waiting.count - kept)..<waiting.count {
+      let other = requests[waiting[index]]
+      if other.operation != .flush, other.range.overlaps(request.range) { return true }
+    }
+    return false
+  }
+
+  private mutating func start(_ id: SlotID) {
+    requests[id].phase = .active
+    guard disk != .diskless, disk != .failed else { return failWithoutDisk(id) }
+    requests[id].isLocalPending = true
+    let request = requests[id]
+    if request.operation != .flush {
+      active.insert(request.range, owner: id)
+      requests[id].holdsRange = true
+    }
+    switch request.origin {
+    case .client:
+      startClientRequest(id, request)
+      writeLocally(id, request)
+    case .peer, .resyncApply: writeLocally(id, request)
+    case .resyncServe: effects.push(.serve(id, request.range))
+    case .resyncPull, .handshakeFlush, .commandFlush, .syncDoneFlush, .cleanFlush:
+      preconditionFailure("never waits")
+    }
+  }
+
+  /// Ends a request that waited while the disk was lost.
+  private mutating func failWithoutDisk(_ id: SlotID) {
+    requests[id].failed = true
+    let request = requests[id]
+    switch request.origin {
+    case .client:
+      if request.operation.changesData { clientWrites += 1 }
+      complete(id)
+    case .peer: finishPeerRequest(id, request)
+    case .resyncApply: resyncApplied(id, request)
+    case .resyncServe: remove(id)
+    case .resyncPull, .handshakeFlush, .commandFlush, .syncDoneFlush, .cleanFlush:
+      preconditionFailure("never waits")
+    }
+  }
+
+  private mutating func startClientRequest(_ id: SlotID, _ request: Request) {
+    if request.operation.changesData { clientWrites += 1 }
+    var missed = PeerSet()
+    for slot in 0..<peers.count {
+      guard peers[slot].takesWrites, let connection = peers[slot].connection else {
+        if request.operation.changesData { missed.insert(slot) }
+        continue
+      }
+      effects.push(.send(connection, header(for: request, id), request.buffer))
+      expectAnswer(slot)
+      requests[id].pendingPeers.insert(slot)
+    }
+    if options.sabotage == .completeBeforePeer { requests[id].pendingPeers = PeerSet() }
+    guard !missed.isEmpty else { return }
+    requests[id].missedPeers = missed
+    // In parallel with the disk write: completion waits for it, see `finishClientRequest`.
+    ensureBase(missed)
+  }
+
+  private func header(for request: Request, _ id: SlotID) -> MessageHeader {
+    let type: MessageType =
+      switch request.operation {
+      case .write: .write
+      case .writeZeroes: .writeZeroes
+      case .trim: .trim
+      case .flush: .flush
+      case .read: preconditionFailure("reads stay local")
+      }
+    var header = MessageHeader(
+      type, id: id.tag, offset: request.range.start, length: request.range.length)
+    header.forceUnitAccess = request.forceUnitAccess
+    header.mayUnmap = request.mayUnmap
+    if type == .write { header.payloadBytes = UInt32(request.range.length) }
+    return header
+  }
+
+  private mutating func writeLocally(_ id: SlotID, _ request: Request) {
+    switch request.operation {
+    case .write:
+      effects.push(.write(id, request.range, request.buffer, durable: request.forceUnitAccess))
+    case .writeZeroes, .trim:
+      // A trimmed range reads as zeroes everywhere: replicas stay identical (P5).
+      effects.push(
+        .writeZeroes(
+          id, request.range, mayUnmap: request.mayUnmap, durable: request.forceUnitAccess))
+    case .flush: effects.push(.flush(id))
+    case .read: preconditionFailure("reads are not started here")
+    }
+  }
+
+  mutating func diskCompleted(_ id: SlotID, _ result: Int32, _ buffer: BufferID) {
+    precondition(requests.contains(id), "a completion for a request that does not exist")
+    requests[id].isLocalPending = false
+    if result < 0 {
+      requests[id].failed = true
+      effects.push(.note(.diskError(id, errno: -result)))
+    }
+    let request = requests[id]
+    // A failed write or flush is final for this disk: Linux may have dropped the dirty pages and
+    // report success next time. A failed read condemns only what was asked for.
+    if result < 0, request.operation != .read, disk != .diskless { failDisk() }
+    switch request.origin {
+    case .client:
+      if request.operation == .read { finishRead(id, request) } else { finishClientRequest(id) }
+    case .peer: finishPeerRequest(id, request)
+    case .resyncServe: served(id, request, buffer)
+    case .resyncApply: resyncApplied(id, request)
+    case .handshakeFlush:
+      remove(id)
+      if !request.failed { handshakeFlushed(request) }
+    case .commandFlush:
+      remove(id)
+      commandFlushed(request)
+    case .syncDoneFlush:
+      remove(id)
+      if !request.failed { syncDoneFlushed(request) }
+    case .cleanFlush:
+      remove(id)
+      if !request.failed { cleanFlushed() }
+    case .resyncPull: preconditionFailure("a pull is no disk operation")
+    }
+  }
+
+  private mutating func finishRead(_ id: SlotID, _ request: Request) {
+    effects.push(.complete(tag: request.tag, request.failed ? .ioError : .done))
+    effects.push(.release(request.buffer))
+    clientRequests -= 1
+    remove(id)
+  }
+
+  /// Completes a write or flush if nothing is left to wait for.
+  mutating func finishClientRequest(_ id: SlotID) {
+    let request = requests[id]
+    guard request.phase == .active, !request.isLocalPending, request.pendingPeers.isEmpty else {
+      return
+    }
+    // Order matters: were the client told first, a crash here would lose the only record that the
+    // peer lacks this write, and both replicas would look equal (P3).
+    let needsBase = request.operation.changesData && !request.missedPeers.isEmpty
+    if needsBase, !request.failed, disk == .upToDate {
+      ensureBase(request.missedPeers)
+      if versionDurable < versionOfBase {
+        requests[id].phase = .waitingBase
+        waitingBase.push(id)
+        return
+      }
+    }
+    complete(id)
+  }
+
+  private mutating func complete(_ id: SlotID) {
+    let request = requests[id]
+    // Without a disk of its own this node cannot record who lacks the write: not acknowledged.
+    let isSafe = !request.failed && disk == .upToDate
+    effects.push(.complete(tag: request.tag, isSafe ? .done : .ioError))
+    releaseIfAny(request.buffer)
+    clientRequests -= 1
+    if request.operation.changesData { clientWrites -= 1 }
+    remove(id)
+    if clientWrites == 0 { continueQuiescing() }
+  }
+
+  /// Completes what waited for the generation, which is durable now or never will be.
+  mutating func completeWaitingBase() {
+    guard versionDurable >= versionOfBase || disk != .upToDate else { return }
+    while let id = waitingBase.pop() { complete(id) }
+  }
+
+  mutating func remove(_ id: SlotID) {
+    if requests[id].holdsRange { active.remove(owner: id) }
+    requests.remove(id)
+  }
+
+  /// The peer in `slot` answered a write or flush of ours.
+  mutating func receivedAck(_ slot: Int, _ header: MessageHeader) {
+    let id = SlotID(tag: header.id)
+    if options.sabotage == .completeBeforePeer { return gotAnswer(slot) }
+    guard requests.contains(id), requests[id].origin == .client,
+      requests[id].pendingPeers.contains(slot)
+    else { return protocolViolation(slot, .ack) }
+    gotAnswer(slot)
+    sabotageCounter += 1
+    if options.sabotage == .dropPeerAck, sabotageCounter % 64 == 0 { return }
+    requests[id].pendingPeers.remove(slot)
+    if header.length != 0, requests[id].operation.changesData {
+      requests[id].missedPeers.insert(slot)
+      become(slot, peerDisk: .failed)
+    }
+    finishClientRequest(id)
+  }
+
+  /// Begins a generation if a peer in `missed` may believe that it has everything of this one.
+  mutating func ensureBase(_ missed: PeerSet) {
+    guard options.sabotage != .skipLineageWrite, var block = superblock,
+      let newest = block.lineage.newest
+    else { return }
+    var begins = false
+    for slot in 0..<peers.count where missed.contains(slot) && peers[slot].base == nil {
+      peers[slot].base = newest
+      begins = true
+    }
+    guard begins else { return }
+    block.lineage.begin(id: entropy, author: options.node)
+    superblock = block
+    if let generation = block.lineage.newest { effects.push(.note(.newGeneration(generation))) }
+    versionOfBase = changeSuperblock()
+  }
+
+  /// What a lost peer leaves behind: its answers will not come, its requests are no longer wanted.
+  mutating func dropRequests(of slot: Int) {
+    for index in 0..<requests.capacity {
+      guard let id = requests.id(at: index) else { continue }
+      let request = requests[id]
+      switch request.origin {
+      case .client:
+        guard request.pendingPeers.contains(slot) else { continue }
+        requests[id].pendingPeers.remove(slot)
+        if request.operation.changesData { requests[id].missedPeers.insert(slot) }
+        finishClientRequest(id)
+      case .peer, .resyncApply, .resyncServe, .resyncPull:
+        if Int(request.peer) == slot { orphan(id, request) }
+      case .handshakeFlush, .commandFlush, .syncDoneFlush, .cleanFlush: break
+      }
+    }
+  }
+
+  /// Lets the disk finish what it has begun, so the range stays locked; drops everything else.
+  private mutating func orphan(_ id: SlotID, _ request: Request) {
+    requests[id].isOrphaned = true
+    guard !request.isLocalPending else { return }
+    let holdsPlaceHere = request.origin == .peer || request.origin == .resyncApply
+    if holdsPlaceHere { peers[Int(request.peer)].requestsHere -= 1 }
+    releaseIfAny(request.buffer)
+    remove(id)
+  }
+}

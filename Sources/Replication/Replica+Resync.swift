@@ -1,0 +1,208 @@
+/// Resync: the target pulls, the source serves, client writes go on.
+///
+/// A range is locked at the source from before it is read until the target has written it, so a
+/// client write to it is either in the data that is read or sent after it: a resync never overwrites
+/// newer data. The end is told in an order that survives a crash or a cut at any point:
+///
+/// 1. source: forget, durably, that the target lacks our newest generation;
+/// 2. source: send `syncDone`; from 1 on, going on alone begins a new generation;
+/// 3. target: flush, then take over the lineage and UpToDate, durably; answer.
+import BlockTypes
+import Metadata
+import Wire
+
+extension Replica {
+  mutating func beginSync(_ slot: Int) {
+    bitmaps[slot].setAll()
+    peers[slot].syncBlocksTotal = bitmaps[slot].setCount
+    peers[slot].syncStarted = now
+    peers[slot].pullCursor = 0
+    peers[slot].pullsInFlight = 0
+  }
+
+  // MARK: Target
+
+  mutating func pullMore(_ slot: Int) {
+    guard peers[slot].replication == .syncTarget, let connection = peers[slot].connection,
+      let volumeBytes = superblock?.volumeBytes
+    else { return }
+    while peers[slot].pullsInFlight < options.resyncWindow {
+      guard let block = bitmaps[slot].firstSet(from: BlockIndex(peers[slot].pullCursor)) else {
+        return
+      }
+      let blocks = bitmaps[slot].runLength(
+        from: block, limit: options.resyncRequestBytes / blockSize)
+      let start = block.offset.bytes
+      let range = ByteRange(start: start, end: min(start + blocks * blockSize, volumeBytes))
+      peers[slot].pullCursor = block.value + blocks
+      peers[slot].pullsInFlight += 1
+      var pull = Request(.resyncPull, .write, range, tag: 0)
+      pull.phase = .active
+      pull.peer = UInt8(slot)
+      pull.connection = connection
+      let id = insert(pull)
+      let header = MessageHeader(
+        .resyncRequest, id: id.tag, offset: range.start, length: range.length)
+      effects.push(.send(connection, header, .none))
+      expectAnswer(slot)
+    }
+  }
+
+  mutating func receivedResyncData(
+    _ slot: Int, _ header: MessageHeader, _ buffer: BufferID
+  ) -> Bool {
+    let id = SlotID(tag: header.id)
+    guard requests.contains(id), requests[id].origin == .resyncPull,
+      Int(requests[id].peer) == slot, requests[id].range.start == header.offset,
+      requests[id].range.length == UInt64(header.payloadBytes)
+    else { return false }
+    gotAnswer(slot)
+    requests[id].origin = .resyncApply
+    requests[id].phase = .waiting
+    requests[id].buffer = buffer
+    // The source's own id of the range it keeps locked for us; goes back with the answer.
+    requests[id].tag = header.length
+    peers[slot].requestsHere += 1
+    waiting.push(id)
+    return true
+  }
+
+  mutating func resyncApplied(_ id: SlotID, _ request: Request) {
+    let slot = Int(request.peer)
+    peers[slot].requestsHere -= 1
+    releaseIfAny(request.buffer)
+    remove(id)
+    guard !request.isOrphaned, !request.failed, let volumeBytes = superblock?.volumeBytes else {
+      if peers[slot].requestsHere == 0 { continueQuiescing() }
+      return
+    }
+    bitmaps[slot].clear(request.range, volumeBytes: volumeBytes)
+    let header = MessageHeader(
+      .resyncAck, id: request.tag, offset: request.range.start, length: request.range.length)
+    effects.push(.send(request.connection, header, .none))
+    peers[slot].pullsInFlight -= 1
+    pullMore(slot)
+  }
+
+  mutating func receivedSyncDone(_ slot: Int, _ report: StateReport) {
+    guard peers[slot].replication == .syncTarget, bitmaps[slot].setCount == 0,
+      peers[slot].pullsInFlight == 0, !report.lineage.isEmpty,
+      let connection = peers[slot].connection
+    else { return protocolViolation(slot, .syncDone) }
+    reports[slot] = report
+    var flush = Request(.syncDoneFlush, .flush, ByteRange(start: 0, end: 0), tag: 0)
+    flush.phase = .active
+    flush.isLocalPending = true
+    flush.peer = UInt8(slot)
+    flush.connection = connection
+    effects.push(.flush(insert(flush)))
+  }
+
+  mutating func syncDoneFlushed(_ request: Request) {
+    let slot = Int(request.peer)
+    guard peers[slot].connection == request.connection, var block = superblock,
+      let report = reports[slot]
+    else { return }
+    block.lineage = report.lineage
+    block.diskState = .upToDate
+    block.dirty = peers[slot].role == .primary
+    crashed = false
+    peers[slot].base = nil
+    superblock = block
+    peers[slot].adoptVersion = changeSuperblock()
+  }
+
+  // MARK: Source
+
+  /// Ranges that one target may ask for at once; our own targets keep `resyncWindow`.
+  private static var serveLimit: Int { 64 }
+
+  mutating func receivedResyncRequest(_ slot: Int, _ header: MessageHeader) {
+    let (end, overflow) = header.offset.addingReportingOverflow(header.length)
+    guard peers[slot].replication == .syncSource, let volumeBytes = superblock?.volumeBytes,
+      !overflow, end <= volumeBytes, header.length > 0,
+      header.length <= UInt64(maxPayloadBytes), header.offset % blockSize == 0,
+      header.length % sectorSize == 0, peers[slot].servesInFlight < Self.serveLimit,
+      let connection = peers[slot].connection
+    else { return protocolViolation(slot, .resyncRequest) }
+    var serve = Request(
+      .resyncServe, .read, ByteRange(start: header.offset, end: end), tag: header.id)
+    serve.peer = UInt8(slot)
+    serve.connection = connection
+    peers[slot].servesInFlight += 1
+    waiting.push(insert(serve))
+  }
+
+  /// The range was read and may go to the target. It stays locked until the target wrote it.
+  mutating func served(_ id: SlotID, _ request: Request, _ buffer: BufferID) {
+    let slot = Int(request.peer)
+    guard !request.isOrphaned else {
+      releaseIfAny(buffer)
+      remove(id)
+      return
+    }
+    guard !request.failed else {
+      // Never send what could not be read: the target keeps its block marked.
+      releaseIfAny(buffer)
+      return loseConnection(slot, .diskFailed)
+    }
+    var header = MessageHeader(
+      .resyncData, id: request.tag, offset: request.range.start, length: id.tag)
+    header.payloadBytes = UInt32(request.range.length)
+    effects.push(.send(request.connection, header, buffer))
+    effects.push(.release(buffer))
+    expectAnswer(slot)
+  }
+
+  mutating func receivedResyncAck(_ slot: Int, _ header: MessageHeader) {
+    let id = SlotID(tag: header.id)
+    guard requests.contains(id), requests[id].origin == .resyncServe,
+      Int(requests[id].peer) == slot, !requests[id].isLocalPending,
+      requests[id].phase == .active, requests[id].range.start == header.offset,
+      let volumeBytes = superblock?.volumeBytes
+    else { return protocolViolation(slot, .resyncAck) }
+    gotAnswer(slot)
+    bitmaps[slot].clear(requests[id].range, volumeBytes: volumeBytes)
+    peers[slot].servesInFlight -= 1
+    remove(id)
+    guard bitmaps[slot].setCount == 0, peers[slot].finishVersion == nil else { return }
+    peers[slot].base = nil
+    crashed = false
+    if var block = superblock {
+      block.dirty = role == .primary || peers[slot].role == .primary
+      superblock = block
+    }
+    peers[slot].finishVersion = changeSuperblock()
+  }
+
+  /// What waits for the superblock at the end of a resync, on both sides.
+  mutating func continueFinishing(_ slot: Int) {
+    guard let connection = peers[slot].connection else { return }
+    if let version = peers[slot].finishVersion, versionDurable >= version,
+      !peers[slot].syncDoneSent
+    {
+      peers[slot].syncDoneSent = true
+      effects.push(.sendControl(connection, .syncDone))
+      expectAnswer(slot)
+    }
+    if let version = peers[slot].adoptVersion, versionDurable >= version {
+      peers[slot].adoptVersion = nil
+      become(disk: .upToDate)
+      become(slot, replication: .established)
+      effects.push(.note(.resyncDone(peer: slot, blocks: peers[slot].syncBlocksTotal)))
+      effects.push(.send(connection, MessageHeader(.syncDoneAck), .none))
+    }
+  }
+
+  mutating func receivedSyncDoneAck(_ slot: Int) {
+    guard peers[slot].syncDoneSent, peers[slot].replication == .syncSource else {
+      return protocolViolation(slot, .syncDoneAck)
+    }
+    gotAnswer(slot)
+    peers[slot].syncDoneSent = false
+    peers[slot].finishVersion = nil
+    become(slot, peerDisk: .upToDate)
+    become(slot, replication: .established)
+    effects.push(.note(.resyncDone(peer: slot, blocks: peers[slot].syncBlocksTotal)))
+  }
+}

@@ -1,0 +1,50 @@
+/// What people and tests may look at.
+public import BlockTypes
+public import Wire
+
+/// A peer as this node sees it now.
+public struct PeerStatus: Equatable, Sendable, BitwiseCopyable {
+  /// The peer.
+  public var node: NodeID
+  /// State of the connection.
+  public var connection: ConnectionState
+  /// Why it is not Connected, or was lost last.
+  public var reason: Reason
+  /// What is replicated over it.
+  public var replication: ReplicationState
+  /// The peer's role.
+  public var role: Role
+  /// The peer's disk.
+  public var disk: DiskState
+  /// Blocks of 4 KiB that may differ and will be copied by the resync under way, or at the next one.
+  public var blocksOutOfSync: UInt64
+  /// Blocks the resync under way began with.
+  public var syncBlocksTotal: UInt64
+  /// When the resync under way began.
+  public var syncStarted: Instant
+  /// Requests sent and not answered.
+  public var outstanding: Int
+  /// The newest generation the peer shares, when this node went on without it.
+  public var base: Generation?
+}
+
+extension Replica {
+  /// The peer in `slot` as this node sees it now.
+  public func status(ofPeer slot: Int) -> PeerStatus {
+    PeerStatus(
+      node: peers[slot].node, connection: peers[slot].state, reason: peers[slot].reason,
+      replication: peers[slot].replication, role: peers[slot].role, disk: peers[slot].disk,
+      blocksOutOfSync: bitmaps[slot].setCount, syncBlocksTotal: peers[slot].syncBlocksTotal,
+      syncStarted: peers[slot].syncStarted, outstanding: peers[slot].outstanding,
+      base: peers[slot].base)
+  }
+
+  /// Requests of clients that are under way or wait.
+  public var clientRequestCount: Int { clientRequests }
+
+  /// Requests of all kinds that are under way or wait. 0 when the replica is at rest.
+  public var requestCount: Int { requests.count }
+
+  /// Whether new client writes wait for a handshake to end.
+  public var isSuspended: Bool { isFrozen }
+}

@@ -1,0 +1,237 @@
+/// One node's replica of one volume: the core as a state machine without I/O.
+///
+/// The driver calls `step`, `receive` or `attach`, then carries out every effect in order before the
+/// next call. Time and random bits arrive as arguments. Nothing here allocates per I/O.
+///
+/// Invariants:
+/// - a client request is completed exactly once, and its buffer released exactly once;
+/// - a write is completed only when the local disk and every connected peer with a disk have
+///   written it, and every other peer is recorded, durably, as lacking it (P1, P3);
+/// - no write is applied while the superblock on disk could be taken for clean after a crash;
+/// - while a handshake is under way no client write starts: what was told stays true (`isFrozen`).
+public import BlockTypes
+public import Metadata
+public import Wire
+
+/// Planted bugs, for tests that prove the simulator finds them. `none` outside such tests.
+public enum Sabotage: UInt8, Sendable, BitwiseCopyable, CaseIterable {
+  case none
+  /// Acknowledges a write to the client before the peer answered.
+  case completeBeforePeer
+  /// Ignores a peer's acknowledgement of every 64th write.
+  case dropPeerAck
+  /// Goes on without the peer without beginning a generation.
+  case skipLineageWrite
+}
+
+/// What is fixed for the life of a replica.
+public struct ReplicaOptions: Sendable {
+  /// This node.
+  public var node: NodeID
+  /// The resource.
+  public var resource: String
+  /// The diskful peers, in slot order.
+  public var peers: [NodeID]
+  /// Random for each run of the program.
+  public var instance: UInt64
+  /// DRBD's `timeout`: an answer later than this is counted against the peer. Milliseconds.
+  public var timeoutMs: UInt64 = 6_000
+  /// DRBD's `ko-count`: this many timeouts without progress, and the peer is cut.
+  public var koCount: UInt64 = 7
+  /// DRBD's `ping-int`: an idle connection is tested this often. Milliseconds.
+  public var pingIntervalMs: UInt64 = 10_000
+  /// DRBD's `ping-timeout`: no answer to a ping within this, and the peer is lost. Milliseconds.
+  public var pingTimeoutMs: UInt64 = 500
+  /// DRBD's `connect-int`: the longest pause between attempts to connect. Milliseconds.
+  public var connectIntervalMs: UInt64 = 10_000
+  /// The whole handshake must end within this. Client writes wait for it. Milliseconds.
+  public var handshakeTimeoutMs: UInt64 = 3_000
+  /// Client requests in flight or waiting; the export must not submit more.
+  public var clientRequestLimit = 1024
+  /// Requests one peer may have in flight here.
+  public var peerRequestLimit = 1024
+  /// Bytes one resync request covers at most, and how many are under way at once.
+  public var resyncRequestBytes: UInt64 = UInt64(maxPayloadBytes)
+  /// Resync requests under way: 8 MiB keep a 10 GbE link full at 5 ms.
+  public var resyncWindow = 8
+  /// A planted bug.
+  public var sabotage = Sabotage.none
+
+  /// Joins what has no default.
+  public init(node: NodeID, resource: String, peers: [NodeID], instance: UInt64) {
+    self.node = node
+    self.resource = resource
+    self.peers = peers
+    self.instance = instance
+  }
+}
+
+/// A command that waits for the peer, the disk or the superblock.
+struct PendingCommand: BitwiseCopyable {
+  enum Stage: BitwiseCopyable {
+    /// Waits for a handshake to end.
+    case queued
+    /// Waits for the peers' answers to `promoteRequest`.
+    case asking
+    /// Waits until superblock `version` is durable.
+    case persisting(version: UInt64)
+    /// Waits for the last requests in flight.
+    case draining
+    /// Waits for a flush of the disk.
+    case flushing
+  }
+  var command: Command
+  var token: UInt64
+  var stage: Stage
+  var deadline: Instant
+}
+
+/// One node's replica of one volume.
+public struct Replica: ~Copyable {
+  /// What is fixed.
+  public let options: ReplicaOptions
+  /// What the superblock on disk says, or will say when the write under way has ended.
+  public internal(set) var superblock: Superblock?
+  /// The state of the local disk.
+  public internal(set) var disk = DiskState.diskless
+  /// The role of this node.
+  public internal(set) var role = Role.secondary
+  /// Effects to be carried out, oldest first.
+  public var effects: FIFO<Effect>
+
+  var peers: FixedArray<Peer>
+  var reports: [StateReport?]
+  /// Blocks that may differ from each peer's: what a resync has left to do.
+  var bitmaps: FixedArray<BlockBitmap>
+  var requests: Slab<Request>
+  var active: ActiveRanges
+  /// Requests that overlap an earlier one or wait for a handshake, oldest first.
+  var waiting: FIFO<SlotID>
+  /// Writes done everywhere they can be, which wait until the generation is durable.
+  var waitingBase: FIFO<SlotID>
+  var clientWrites = 0
+  var clientRequests = 0
+  var accepted: FixedArray<AcceptedConnection>
+
+  /// Found dirty at attach, and not compared with the peer since.
+  var crashed = false
+  /// Counts changes of the superblock: wanted, being written, durable.
+  var versionWanted: UInt64 = 0
+  var versionWriting: UInt64 = 0
+  var versionDurable: UInt64 = 0
+  var superblockIsBeingWritten = false
+  /// The version that made the newest `base` durable.
+  var versionOfBase: UInt64 = 0
+  var command: PendingCommand?
+  var now = Instant(nanoseconds: 0)
+  var entropy: UInt64 = 0
+  var sabotageCounter: UInt64 = 0
+  /// The promotion under way declares data as good that was not known to be.
+  var isForcing = false
+  /// The disk is being let go: peers' writes are answered as failed.
+  var isDetaching = false
+
+  /// A replica without a disk, StandAlone.
+  public init(options: ReplicaOptions) {
+    precondition(options.peers.count <= 31, "DRBD's limit of peers")
+    self.options = options
+    let slots = options.clientRequestLimit + options.peerRequestLimit * max(options.peers.count, 1)
+    let capacity = slots + 64
+    peers = FixedArray(count: options.peers.count) { Peer(node: options.peers[$0]) }
+    reports = Array(repeating: nil, count: options.peers.count)
+    bitmaps = FixedArray(count: options.peers.count) { _ in BlockBitmap(blockCount: 0) }
+    requests = Slab(capacity: capacity, filler: Request.filler)
+    active = ActiveRanges(capacity: capacity)
+    waiting = FIFO(capacity: capacity, filler: SlotID(slot: 0, generation: 0))
+    waitingBase = FIFO(capacity: capacity, filler: SlotID(slot: 0, generation: 0))
+    // A step emits at most 4 effects a request in flight and some for each peer.
+    effects = FIFO(capacity: capacity * 4 + 256, filler: .writeSuperblock)
+    accepted = FixedArray(count: 8) { _ in AcceptedConnection.free }
+  }
+
+  /// Takes one event and leaves its effects in `effects`.
+  ///
+  /// - Parameters:
+  ///   - now: monotonic; never before an earlier step's.
+  ///   - entropy: 64 random bits, new for every step.
+  public mutating func step(_ event: Event, at now: Instant, entropy: UInt64) {
+    self.now = now
+    self.entropy = entropy
+    switch event {
+    case .submit(let request): submit(request)
+    case .diskCompleted(let id, let result, let buffer): diskCompleted(id, result, buffer)
+    case .superblockWritten(let result): superblockWritten(result)
+    case .dialed(let peer, let connection): dialed(peer, connection)
+    case .dialFailed(let peer): dialFailed(peer)
+    case .accepted(let connection): acceptedConnection(connection)
+    case .closed(let connection): connectionClosed(connection)
+    case .command(let command, let token): begin(command, token)
+    case .tick: tick()
+    }
+    finishStep()
+  }
+
+  /// Takes one message of a peer.
+  ///
+  /// - Parameters:
+  ///   - control: the payload of a handshake message, empty otherwise.
+  ///   - buffer: the payload of a data message, or `none`. The core releases it.
+  @safe
+  public mutating func receive(
+    _ connection: ConnectionID, _ header: MessageHeader, control: UnsafeRawBufferPointer,
+    buffer: BufferID, at now: Instant, entropy: UInt64
+  ) {
+    self.now = now
+    self.entropy = entropy
+    unsafe received(connection, header, control, buffer)
+    finishStep()
+  }
+
+  /// What every step ends with: new state may allow commands, waiting requests and metadata.
+  mutating func finishStep() {
+    advanceCommand()
+    if !waiting.isEmpty { startWaiting() }
+    if versionWanted > versionDurable, !superblockIsBeingWritten, superblock != nil {
+      superblockIsBeingWritten = true
+      versionWriting = versionWanted
+      effects.push(.writeSuperblock)
+    }
+  }
+
+  /// When the next `tick` is due; `.never` when only events can change anything.
+  public var nextDeadline: Instant {
+    var deadline = command?.deadline ?? .never
+    for slot in 0..<peers.count { deadline = min(deadline, peers[slot].deadline(options)) }
+    for slot in 0..<accepted.count where accepted[slot].connection != nil {
+      deadline = min(deadline, accepted[slot].deadline)
+    }
+    return deadline
+  }
+
+  private mutating func tick() {
+    expireAccepted()
+    for slot in 0..<peers.count { tickPeer(slot) }
+    if let pending = command, now >= pending.deadline { expireCommand(pending) }
+  }
+
+  /// Whether a handshake is under way: client writes wait for its end.
+  var isFrozen: Bool {
+    for slot in 0..<peers.count where peers[slot].state.isHandshake { return true }
+    return false
+  }
+
+  /// Whether clients may write: Primary on good data.
+  public var isWritable: Bool { role == .primary && disk == .upToDate }
+
+  mutating func become(role new: Role) {
+    guard new != role else { return }
+    effects.push(.note(.role(from: role, to: new)))
+    role = new
+  }
+
+  mutating func become(disk new: DiskState) {
+    guard new != disk else { return }
+    effects.push(.note(.disk(from: disk, to: new)))
+    disk = new
+  }
+}

@@ -1,0 +1,122 @@
+/// The names of states and reasons that `status` shows. DRBD's words where DRBD has one.
+
+/// DRBD's connection states.
+public enum ConnectionState: UInt8, Sendable, BitwiseCopyable {
+  case standAlone
+  case connecting
+  /// Handshake: writes in flight end, then the disk is flushed.
+  case quiescing
+  /// Handshake: state reports travel.
+  case wfReportParams
+  /// Handshake: each side makes its decision durable and tells it.
+  case wfVerdict
+  case connected
+
+  /// DRBD's spelling.
+  public var name: String {
+    switch self {
+    case .standAlone: "StandAlone"
+    case .connecting: "Connecting"
+    case .quiescing, .wfReportParams, .wfVerdict: "WFReportParams"
+    case .connected: "Connected"
+    }
+  }
+
+  /// Whether the two nodes are between the first message and agreement.
+  public var isHandshake: Bool {
+    self == .quiescing || self == .wfReportParams || self == .wfVerdict
+  }
+}
+
+/// DRBD's replication states that exist so far.
+public enum ReplicationState: UInt8, Sendable, BitwiseCopyable {
+  case off, established, syncSource, syncTarget
+
+  /// DRBD's spelling.
+  public var name: String {
+    switch self {
+    case .off: "Off"
+    case .established: "Established"
+    case .syncSource: "SyncSource"
+    case .syncTarget: "SyncTarget"
+    }
+  }
+}
+
+/// Why a connection is not there, or was given up.
+public enum Reason: UInt8, Sendable, BitwiseCopyable {
+  case none
+  case notConfigured
+  case byCommand
+  case peerUnreachable
+  case peerClosed
+  case peerSaidGoodbye
+  case peerStandAlone
+  case pingTimeout
+  case writeTimeout
+  case handshakeTimeout
+  case protocolError
+  case wrongResource
+  case unknownNode
+  case noCommonVersion
+  case supersededByPeer
+  case tieBreak
+  case renegotiate
+  case splitBrain
+  case unrelatedData
+  case bothPrimary
+  case primaryWouldBeTarget
+  case bothHoldUnshared
+  case inconsistentAhead
+  case sizeMismatch
+  case disagreement
+  case diskFailed
+  case shutdown
+
+  /// The reason in words, for the log and `status`.
+  public var text: String {
+    switch self {
+    case .none: ""
+    case .notConfigured: "connect was never asked for"
+    case .byCommand: "disconnected by the administrator"
+    case .peerUnreachable: "the peer does not answer"
+    case .peerClosed: "the connection to the peer broke"
+    case .peerSaidGoodbye: "the peer disconnected on request"
+    case .peerStandAlone: "the peer is StandAlone and refuses connections"
+    case .pingTimeout: "PingAck did not arrive in time"
+    case .writeTimeout: "the peer did not finish a request within timeout * ko-count"
+    case .handshakeTimeout: "the handshake did not end in time"
+    case .protocolError: "the peer sent a message that a correct peer cannot send"
+    case .wrongResource: "the other side has another resource at this address"
+    case .unknownNode: "the other side is no peer of this resource"
+    case .noCommonVersion: "no protocol version in common"
+    case .supersededByPeer: "the peer opened a newer connection"
+    case .tieBreak: "both sides dialed; the other connection is kept"
+    case .renegotiate: "the state changed and is negotiated anew"
+    case .splitBrain: "Split-Brain detected but unresolved, dropping connection!"
+    case .unrelatedData: "Unrelated data, aborting!"
+    case .bothPrimary: "both nodes are Primary"
+    case .primaryWouldBeTarget: "I shall become SyncTarget, but I am primary!"
+    case .bothHoldUnshared: "both sides hold writes the other lacks under one generation"
+    case .inconsistentAhead: "the side that is ahead is Inconsistent; no good copy is reachable"
+    case .sizeMismatch: "the volumes differ in size"
+    case .disagreement: "the two sides came to different decisions"
+    case .diskFailed: "a disk failed"
+    case .shutdown: "the daemon ends"
+    }
+  }
+
+  /// Whether trying again by itself cannot help: an operator must decide.
+  public var isPermanent: Bool {
+    switch self {
+    case .splitBrain, .unrelatedData, .bothPrimary, .primaryWouldBeTarget, .bothHoldUnshared,
+      .inconsistentAhead, .sizeMismatch:
+      true
+    case .none, .notConfigured, .byCommand, .peerUnreachable, .peerClosed, .peerSaidGoodbye,
+      .peerStandAlone, .pingTimeout, .writeTimeout, .handshakeTimeout, .protocolError,
+      .wrongResource, .unknownNode, .noCommonVersion, .supersededByPeer, .tieBreak, .renegotiate,
+      .disagreement, .diskFailed, .shutdown:
+      false
+    }
+  }
+}

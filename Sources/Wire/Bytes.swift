@@ -1,0 +1,49 @@
+/// Big-endian numbers in raw memory, bounds-checked.
+
+/// Reads numbers at given places; a place outside the memory traps, so lengths are checked first.
+@safe
+public struct ByteReader {
+  private let bytes: UnsafeRawBufferPointer
+
+  /// A reader over `bytes`, which must outlive it.
+  public init(_ bytes: UnsafeRawBufferPointer) { unsafe self.bytes = bytes }
+
+  /// Bytes in all.
+  public var count: Int { unsafe bytes.count }
+
+  /// The byte at `offset`.
+  public func uint8(at offset: Int) -> UInt8 { load(offset) }
+  /// The 16-bit number at `offset`.
+  public func uint16(at offset: Int) -> UInt16 { UInt16(bigEndian: load(offset)) }
+  /// The 32-bit number at `offset`.
+  public func uint32(at offset: Int) -> UInt32 { UInt32(bigEndian: load(offset)) }
+  /// The 64-bit number at `offset`.
+  public func uint64(at offset: Int) -> UInt64 { UInt64(bigEndian: load(offset)) }
+
+  @inline(__always)
+  private func load<Number: FixedWidthInteger & BitwiseCopyable>(_ offset: Int) -> Number {
+    precondition(offset >= 0, "a place before the start")
+    precondition(unsafe offset + MemoryLayout<Number>.size <= bytes.count, "a place past the end")
+    return unsafe bytes.loadUnaligned(fromByteOffset: offset, as: Number.self)
+  }
+}
+
+/// Writes numbers one after the other; writing past the end traps.
+@safe
+public struct ByteWriter {
+  private let bytes: UnsafeMutableRawBufferPointer
+  /// Where the next number goes.
+  public var position = 0
+
+  /// A writer over `bytes`, which must outlive it.
+  public init(_ bytes: UnsafeMutableRawBufferPointer) { unsafe self.bytes = bytes }
+
+  /// Writes `number` and moves on.
+  @inline(__always)
+  public mutating func put<Number: FixedWidthInteger & BitwiseCopyable>(_ number: Number) {
+    let end = position + MemoryLayout<Number>.size
+    precondition(unsafe end <= bytes.count, "no room for the number")
+    unsafe bytes.storeBytes(of: number.bigEndian, toByteOffset: position, as: Number.self)
+    position = end
+  }
+}

@@ -1,0 +1,173 @@
+/// The header in front of every message between peers, and its bytes.
+///
+/// ```
+/// bytes  0-3   magic "ASHL"
+///        4     type            MessageType
+///        5     flags           bit 0 FUA, bit 1 may unmap, others 0
+///        6-7   volume          volume number in the resource
+///        8-11  payload bytes   0 ... 1 MiB, what follows the header
+///       12-15  CRC32C          of the 40 bytes with this field 0
+///       16-23  id              chosen by the asker, echoed in the answer
+///       24-31  offset          bytes on the volume
+///       32-39  length          bytes the operation covers, or a number the type defines
+/// ```
+/// All numbers are big-endian. The CRC is over the header alone: it catches a parser that lost its
+/// place in the stream before a length or an offset of garbage is believed.
+import BlockTypes
+import CChecksum
+
+/// What a message is.
+public enum MessageType: UInt8, Sendable, BitwiseCopyable, CaseIterable {
+  case hello = 1
+  case helloReply = 2
+  case reject = 3
+  case state = 4
+  case verdict = 5
+
+  case write = 10
+  case writeZeroes = 11
+  case trim = 12
+  case flush = 13
+  case ack = 14
+
+  case resyncRequest = 20
+  case resyncData = 21
+  case resyncAck = 22
+  case syncDone = 23
+  case syncDoneAck = 24
+
+  case promoteRequest = 30
+  case promoteReply = 31
+  case roleChanged = 32
+  case diskChanged = 33
+  case goodbye = 34
+
+  case ping = 40
+  case pong = 41
+
+  /// Whether the payload is volume data, which goes to an aligned pooled buffer.
+  public var carriesData: Bool { self == .write || self == .resyncData }
+
+  /// The most payload bytes this type may carry.
+  public var payloadLimit: UInt32 {
+    switch self {
+    case .write, .resyncData: maxPayloadBytes
+    case .hello, .helloReply, .reject, .state, .syncDone: maxControlPayloadBytes
+    case .verdict, .writeZeroes, .trim, .flush, .ack, .resyncRequest, .resyncAck, .syncDoneAck,
+      .promoteRequest, .promoteReply, .roleChanged, .diskChanged, .goodbye, .ping, .pong:
+      0
+    }
+  }
+}
+
+/// Most payload bytes of a handshake message: 32 generations of 24 bytes and fixed fields fit.
+public let maxControlPayloadBytes: UInt32 = 2048
+
+/// Why bytes from a peer are not a message. The connection cannot go on after any of these.
+public enum WireError: Error, Equatable, Sendable {
+  case truncated(have: Int, need: Int)
+  case badMagic(UInt32)
+  case badChecksum(found: UInt32, computed: UInt32)
+  case unknownType(UInt8)
+  case unknownFlags(UInt8)
+  case payloadTooLong(MessageType, UInt32, limit: UInt32)
+  case fieldOutOfRange(StaticStringField, UInt64)
+
+  /// Names a field of a payload in an error.
+  public enum StaticStringField: Sendable, Equatable {
+    case nodeID, nameLength, nameBytes, diskState, role, flags, lineageCount, generationOrder
+    case volumeBytes, protocolRange
+  }
+}
+
+/// The fixed part of a message.
+public struct MessageHeader: Equatable, Sendable, BitwiseCopyable {
+  /// Bytes of an encoded header.
+  public static let byteCount = 40
+  /// "ASHL".
+  public static let magic: UInt32 = 0x4153_484C
+
+  /// What the message is.
+  public var type: MessageType
+  /// The data must be on stable storage before the answer.
+  public var forceUnitAccess = false
+  /// Zeroes may be stored as a hole.
+  public var mayUnmap = false
+  /// Volume number in the resource.
+  public var volume: UInt16 = 0
+  /// Bytes that follow the header.
+  public var payloadBytes: UInt32 = 0
+  /// Chosen by the asker, echoed in the answer.
+  public var id: UInt64 = 0
+  /// Byte offset on the volume.
+  public var offset: UInt64 = 0
+  /// Bytes the operation covers, or a number that the type defines.
+  public var length: UInt64 = 0
+
+  /// A header with everything else 0.
+  public init(_ type: MessageType, id: UInt64 = 0, offset: UInt64 = 0, length: UInt64 = 0) {
+    self.type = type
+    self.id = id
+    self.offset = offset
+    self.length = length
+  }
+
+  /// Parses the first 40 bytes of `bytes`.
+  ///
+  /// - Throws: the first thing that is wrong; the caller closes the connection.
+  @safe
+  public init(parsing bytes: UnsafeRawBufferPointer) throws(WireError) {
+    guard bytes.count >= Self.byteCount else {
+      throw .truncated(have: bytes.count, need: Self.byteCount)
+    }
+    let reader = unsafe ByteReader(bytes)
+    let magic = reader.uint32(at: 0)
+    guard magic == Self.magic else { throw .badMagic(magic) }
+    let stored = reader.uint32(at: 12)
+    let computed = unsafe Self.checksum(bytes)
+    guard stored == computed else { throw .badChecksum(found: stored, computed: computed) }
+    guard let type = MessageType(rawValue: reader.uint8(at: 4)) else {
+      throw .unknownType(reader.uint8(at: 4))
+    }
+    let flags = reader.uint8(at: 5)
+    guard flags & ~3 == 0 else { throw .unknownFlags(flags) }
+    let payload = reader.uint32(at: 8)
+    guard payload <= type.payloadLimit else {
+      throw .payloadTooLong(type, payload, limit: type.payloadLimit)
+    }
+    self.init(
+      type, id: reader.uint64(at: 16), offset: reader.uint64(at: 24),
+      length: reader.uint64(at: 32))
+    forceUnitAccess = flags & 1 != 0
+    mayUnmap = flags & 2 != 0
+    volume = reader.uint16(at: 6)
+    payloadBytes = payload
+  }
+
+  /// Writes the 40 bytes to the start of `bytes`.
+  @safe
+  public func encode(into bytes: UnsafeMutableRawBufferPointer) {
+    precondition(bytes.count >= Self.byteCount, "no room for a header")
+    var writer = unsafe ByteWriter(bytes)
+    writer.put(Self.magic)
+    writer.put(type.rawValue)
+    writer.put((forceUnitAccess ? 1 : 0) | (mayUnmap ? 2 : 0) as UInt8)
+    writer.put(volume)
+    writer.put(payloadBytes)
+    writer.put(0 as UInt32)
+    writer.put(id)
+    writer.put(offset)
+    writer.put(length)
+    let crc = unsafe Self.checksum(UnsafeRawBufferPointer(bytes))
+    writer.position = 12
+    writer.put(crc)
+  }
+
+  private static func checksum(_ bytes: UnsafeRawBufferPointer) -> UInt32 {
+    var zero: UInt32 = 0
+    guard let base = bytes.baseAddress else { return 0 }
+    var crc = unsafe cchecksum_crc32c(0, base, 12)
+    crc = unsafe cchecksum_crc32c(crc, &zero, 4)
+    return unsafe cchecksum_crc32c(crc, base + 16, 24)
+  }
+}
