@@ -1,0 +1,102 @@
+/// Why a command was refused, in the words and with the exit codes of DRBD, because scripts and
+/// operators know them.
+
+/// One refusal: `r0: State change failed: (-12) Device is held open by someone`.
+public struct Refusal: Error, Equatable, Sendable {
+  /// DRBD's number: negative for a state change, positive for a configuration request.
+  public var code: Int
+  /// What the number means.
+  public var text: String
+  /// The exit code of the tool.
+  public var exitCode: Int32
+  /// Further lines: who holds the device, what to do.
+  public var details: [String] = []
+
+  /// Joins the parts.
+  public init(code: Int, text: String, exitCode: Int32, details: [String] = []) {
+    self.code = code
+    self.text = text
+    self.exitCode = exitCode
+    self.details = details
+  }
+
+  /// The same refusal with a line that says who, why or what to do.
+  public func with(_ detail: String) -> Refusal {
+    var result = self
+    result.details.append(detail)
+    return result
+  }
+
+  /// The lines for standard error.
+  public func lines(object: String) -> [String] {
+    let kind = code < 0 ? "State change failed" : "Failure"
+    return ["\(object): \(kind): (\(code)) \(text)"] + details
+  }
+}
+
+extension Refusal {
+  private static func state(_ code: Int, _ text: String, exit: Int32 = 11) -> Refusal {
+    Refusal(code: code, text: text, exitCode: exit)
+  }
+
+  private static func request(_ code: Int, _ text: String) -> Refusal {
+    Refusal(code: code, text: text, exitCode: 10)
+  }
+
+  /// A second Primary.
+  public static let multiplePrimaries = state(-1, "Multiple primaries not allowed by config")
+  /// Promotion without good data in reach.
+  public static let needUpToDateData = state(-2, "Need access to UpToDate data", exit: 17)
+  /// A resync without a disk here.
+  public static let noLocalDisk = state(-4, "Can not resync without local disk")
+  /// A resync without a disk there.
+  public static let noRemoteDisk = state(-5, "Can not resync without remote disk")
+  /// A resync or verify runs already.
+  public static let resyncActive = state(-8, "Verify or resync already running")
+  /// Disconnect where nothing is connected.
+  public static let alreadyStandAlone = state(-9, "Already in StandAlone")
+  /// The peer refused.
+  public static let refusedByPeer = state(-10, "State change was refused by peer node")
+  /// A disk is needed.
+  public static let diskless = state(
+    -11, "Device is diskless, the requested operation needs a disk")
+  /// A client has the volume open.
+  public static let heldOpen = state(-12, "Device is held open by someone")
+  /// A connection is needed.
+  public static let needConnection = state(-15, "Need a connection for this operation")
+  /// Not in this version.
+  public static let notSupported = state(-17, "Not supported")
+  /// The answer did not come in time.
+  public static let timedOut = state(-23, "Timeout in operation")
+
+  /// The port is taken.
+  public static let localAddressInUse = request(102, "Local address(port) already in use.")
+  /// The backing disk cannot be opened.
+  public static let cannotOpenDisk = request(104, "Can not open backing device.")
+  /// The metadata device cannot be opened.
+  public static let cannotOpenMetaDisk = request(105, "Can not open meta data device.")
+  /// The backing disk has no room for data and metadata.
+  public static let diskTooSmall = request(111, "Backing device is too small.")
+  /// The backing disk cannot be read.
+  public static let metadataReadError = request(118, "IO error while reading meta data.")
+  /// `create-md` is missing.
+  public static let noMetadata = request(119, "No valid meta data found")
+  /// The disk is attached already.
+  public static let alreadyAttached = request(
+    124, "Device is attached to a disk (use detach first)")
+  /// The resource is connecting already.
+  public static let alreadyConfigured = request(
+    125, "Connection is configured already (use disconnect first)")
+  /// The volume is not up.
+  public static let unknownVolume = request(127, "Device minor not allocated")
+  /// The resource is not up.
+  public static let unknownResource = request(158, "Unknown resource")
+  /// The resource is Primary or has clients.
+  public static let resourceInUse = request(159, "Resource is in use")
+  /// The resource is up already.
+  public static let resourceExists = request(161, "Resource already exists")
+  /// The request makes no sense.
+  public static let invalidRequest = request(162, "Invalid configuration request")
+  /// The disk is smaller than the volume.
+  public static let implicitShrink = request(170, "Implicit device shrinking not allowed.")
+}
