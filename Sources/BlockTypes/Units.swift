@@ -2,7 +2,8 @@
 
 /// Bytes in one block: the unit of the out-of-sync bitmap and of coherent reads.
 ///
-/// DRBD uses the same 4 KiB a bit; smaller would double the bitmap, larger would copy more on resync.
+/// DRBD uses the same 4 KiB a bit; smaller would double the bitmap, larger would copy more in a
+/// resync.
 public let blockSize: UInt64 = 4096
 
 /// Bytes in one sector: the smallest unit a client may address, and the unit a disk may tear at.

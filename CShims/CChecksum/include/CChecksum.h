@@ -13,7 +13,7 @@ uint32_t cchecksum_crc32c(uint32_t seed, const void *bytes, size_t length);
 /* The same by table: the fallback, and what a test compares the instructions with. */
 uint32_t cchecksum_crc32c_software(uint32_t seed, const void *bytes, size_t length);
 
-/* Which of the ways cchecksum_crc32c takes here: "sse4.2+pclmul", "sse4.2", "armv8" or "software". */
+/* Which way cchecksum_crc32c takes here: "sse4.2+pclmul", "sse4.2", "armv8" or "software". */
 const char *cchecksum_crc32c_implementation(void);
 
 #endif
