@@ -3,10 +3,15 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/falloc.h>
 #include <linux/fs.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/vfs.h>
+
+_Static_assert(CHOST_KEEP_SIZE == FALLOC_FL_KEEP_SIZE, "mode of the kernel");
+_Static_assert(CHOST_PUNCH_HOLE == FALLOC_FL_PUNCH_HOLE, "mode of the kernel");
+_Static_assert(CHOST_ZERO_RANGE == FALLOC_FL_ZERO_RANGE, "mode of the kernel");
 
 int chost_eventfd(void) {
   int descriptor = eventfd(0, EFD_CLOEXEC);

@@ -1,3 +1,4 @@
+internal import CHost
 internal import Glibc
 
 /// Why a backing disk could not be used.
@@ -26,6 +27,10 @@ public enum BlockDeviceError: Error, Equatable, Sendable, CustomStringConvertibl
 }
 
 /// An open backing disk: a block device or a regular file, for direct I/O, locked against others.
+///
+/// Invariants: the descriptor bypasses the page cache, so that what was written is on the disk and a
+/// failed write is told to its writer; no other process that asks for the lock has it. Both end when
+/// the value is dropped: not before the reactor has completed every operation on the descriptor.
 public struct BlockDevice: ~Copyable {
   /// The open descriptor, for the reactor's disk calls.
   public let descriptor: Int32
@@ -39,9 +44,120 @@ public struct BlockDevice: ~Copyable {
   public let path: String
 
   /// Opens and locks the disk at `path`.
+  ///
+  /// - Parameter readOnly: share the lock with other readers; without O_EXCL, so that a mounted
+  ///   device can be looked at.
   public init(path: String, readOnly: Bool = false) throws(BlockDeviceError) {
-    throw .notADisk(path: path)
+    let kind = try Self.kind(of: path)
+    let opened = try Self.open(path, isBlockDevice: kind == .blockDevice, readOnly: readOnly)
+    do throws(BlockDeviceError) {
+      try Self.lock(opened, path, readOnly: readOnly)
+      let facts =
+        kind == .blockDevice
+        ? try Self.measureDevice(opened, path) : try Self.measureFile(opened, path)
+      descriptor = opened
+      (byteCount, logicalBlockSize) = facts
+      isBlockDevice = kind == .blockDevice
+      self.path = path
+    } catch {
+      _ = Glibc.close(opened)
+      throw error
+    }
   }
 
   deinit { _ = Glibc.close(descriptor) }
+
+  private enum Kind {
+    case file
+    case blockDevice
+  }
+
+  private static func kind(of path: String) throws(BlockDeviceError) -> Kind {
+    var status = stat()
+    guard unsafe stat(path, &status) == 0 else {
+      throw .system(SystemError(call: "stat", errno: errno, path: path))
+    }
+    switch status.st_mode & S_IFMT {
+    case S_IFREG: return .file
+    case S_IFBLK: return .blockDevice
+    default: throw .notADisk(path: path)
+    }
+  }
+
+  private static func open(
+    _ path: String, isBlockDevice: Bool, readOnly: Bool
+  ) throws(BlockDeviceError) -> Int32 {
+    var flags = (readOnly ? O_RDONLY : O_RDWR) | O_CLOEXEC | chost_o_direct()
+    // On a block device O_EXCL refuses one that is mounted, or otherwise claimed.
+    if isBlockDevice, !readOnly { flags |= O_EXCL }
+    let descriptor = unsafe Glibc.open(path, flags)
+    guard descriptor < 0 else { return descriptor }
+    switch errno {
+    case EBUSY: throw .inUse(path: path, errno: EBUSY)
+    case EINVAL: throw .directIORefused(path: path, fileSystem: fileSystemName(path))
+    default: throw .system(SystemError(call: "open", errno: errno, path: path))
+    }
+  }
+
+  private static func lock(
+    _ descriptor: Int32, _ path: String, readOnly: Bool
+  ) throws(BlockDeviceError) {
+    guard flock(descriptor, (readOnly ? LOCK_SH : LOCK_EX) | LOCK_NB) != 0 else { return }
+    guard errno == EWOULDBLOCK else {
+      throw .system(SystemError(call: "flock", errno: errno, path: path))
+    }
+    throw .inUse(path: path, errno: EWOULDBLOCK)
+  }
+
+  private static func measureDevice(
+    _ descriptor: Int32, _ path: String
+  ) throws(BlockDeviceError) -> (UInt64, UInt32) {
+    let bytes = chost_block_device_bytes(descriptor)
+    let sector = chost_block_device_sector(descriptor)
+    guard bytes >= 0, sector > 0 else {
+      let reason = bytes < 0 ? Int32(-bytes) : -sector
+      throw .system(SystemError(call: "ioctl", errno: reason, path: path))
+    }
+    return (UInt64(bytes), UInt32(sector))
+  }
+
+  private static func measureFile(
+    _ descriptor: Int32, _ path: String
+  ) throws(BlockDeviceError) -> (UInt64, UInt32) {
+    var status = stat()
+    guard unsafe fstat(descriptor, &status) == 0 else {
+      throw .system(SystemError(call: "fstat", errno: errno, path: path))
+    }
+    // What the file system takes is found by trying: a sector first, then a block. (statx tells since
+    // Linux 6.1, but not for every file system.)
+    let memory = UnsafeMutableRawPointer.allocate(byteCount: 4096, alignment: 4096)
+    defer { unsafe memory.deallocate() }
+    if unsafe pread(descriptor, memory, 512, 512) >= 0 { return (UInt64(status.st_size), 512) }
+    if unsafe errno == EINVAL && pread(descriptor, memory, 4096, 4096) >= 0 {
+      return (UInt64(status.st_size), 4096)
+    }
+    guard errno == EINVAL else {
+      throw .system(SystemError(call: "pread", errno: errno, path: path))
+    }
+    throw .directIORefused(path: path, fileSystem: fileSystemName(path))
+  }
+
+  /// The name of the file system of `path` by its magic number, for people.
+  private static func fileSystemName(_ path: String) -> String {
+    let descriptor = unsafe Glibc.open(path, O_RDONLY | O_CLOEXEC)
+    guard descriptor >= 0 else { return "unknown" }
+    defer { _ = Glibc.close(descriptor) }
+    switch chost_file_system_magic(descriptor) {
+    case 0x0102_1994: return "tmpfs"
+    case 0x8584_58F6: return "ramfs"
+    case 0x794C_7630: return "overlayfs"
+    case 0x0102_1997: return "9p"
+    case 0x6969: return "NFS"
+    case 0x6573_5546: return "FUSE"
+    case 0x2FC1_2FC1: return "ZFS"
+    case 0x9123_683E: return "btrfs"
+    case 0xF15F: return "ecryptfs"
+    case let magic: return "type 0x" + String(magic, radix: 16)
+    }
+  }
 }

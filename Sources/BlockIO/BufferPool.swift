@@ -25,6 +25,8 @@ struct BufferPool: ~Copyable {
   let regionBytes: Int
   /// Buffers in all classes.
   let count: Int
+  /// Set when the kernel did not let go at the end: the mapping stays.
+  var isAbandoned = false
   private var firstFree: InlineArray<4, UInt32> = [.max, .max, .max, .max]
   private var freeCounts: InlineArray<4, UInt32> = [0, 0, 0, 0]
 
@@ -101,12 +103,13 @@ struct BufferPool: ~Copyable {
   }
 
   deinit {
+    guard !isAbandoned else { return }
     _ = unsafe munmap(region, regionBytes)
     unsafe slots.deallocate()
   }
 
-  /// Gives the memory up without freeing it: for a shutdown that the kernel does not let finish.
-  consuming func leak() { discard self }
+  /// Registers the memory with an engine.
+  func register(with engine: inout Engine) { unsafe engine.register(region, bytes: regionBytes) }
 
   /// A buffer of the smallest class that fits and has more than `reserve` free; larger classes
   /// stand in for an exhausted one. `nil` when none has. The caller is its one holder.

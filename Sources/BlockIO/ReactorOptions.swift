@@ -39,6 +39,8 @@ public struct ReactorOptions: Sendable {
   /// The payload memory.
   public var buffers: BufferPoolSizes
 
+  /// Whether to register the pool with the ring.
+  package var registersMemory = false
   /// For tests: pretend that `io_uring_setup` failed with this errno.
   package var forcedRingFailure: Int32 = 0
   /// For tests: entries of the submission queue, to meet a full one.

@@ -4,6 +4,11 @@
 
 #include <stdint.h>
 
+/* Modes of fallocate(2). */
+#define CHOST_KEEP_SIZE 1
+#define CHOST_PUNCH_HOLE 2
+#define CHOST_ZERO_RANGE 16
+
 /* A counter that threads add to and a reactor reads: eventfd(2), closed on exec. Or -errno. */
 int chost_eventfd(void);
 

@@ -1,0 +1,79 @@
+internal import BlockTypes
+internal import CHost
+internal import Glibc
+
+/// What is behind a `Reactor`.
+///
+/// Invariants:
+/// - every disk operation, accept and connect completes exactly once;
+/// - memory and descriptors that the kernel may touch are kept until it has said that it is done;
+/// - a slot is in each queue at most once, so the queues cannot overflow;
+/// - nothing is allocated and nothing is reference-counted for an operation, a send or a receive.
+@safe
+struct ReactorCore: ~Copyable {
+  var engine: Engine
+  var pool: BufferPool
+  var operations: OperationTable
+  var streams: StreamTable
+
+  /// Work for the next `wait`, by slot. A stream is in each of its queues at most once.
+  var queuedOperations: FIFO<UInt32>
+  var queuedSends: FIFO<UInt32>
+  var queuedReceives: FIFO<UInt32>
+  /// Kernel tags of accepts and connects to cancel.
+  var queuedCancels: FIFO<UInt64>
+  /// Events that need no completion of the kernel.
+  var announced: FIFO<ReactorEvent>
+
+  /// Completions of the last `wait`, and how many of them were looked at.
+  var completionCount = 0
+  var completionIndex = 0
+  /// Receives, sends and cancels in the kernel.
+  var streamOperationsInKernel = 0
+  /// Streams that the owner gave up and that still hold something.
+  var leavingStreams = 0
+  var doorbellIsArmed = false
+
+  /// Zeroes for disks that cannot make their own.
+  let zeroes: UnsafeMutableRawPointer
+  /// Where the doorbell's count is read to.
+  let doorbellCount: UnsafeMutableRawPointer
+
+  let doorbell: Doorbell
+  var now: Instant
+
+  /// Bytes of `zeroes`: one write of the fallback of write-zeroes.
+  static var zeroBytes: Int { 1 << 20 }
+
+  init(options: ReactorOptions) throws(SystemError) {
+    let doorbell = try Doorbell()
+    var engine = try Engine(options: options)
+    let pool = try BufferPool(sizes: options.buffers)
+    let mapped = unsafe mmap(
+      nil, Self.zeroBytes + 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+    guard let memory = unsafe mapped, unsafe memory != MAP_FAILED else {
+      throw SystemError(call: "mmap", errno: errno, path: nil)
+    }
+    if options.registersMemory { pool.register(with: &engine) }
+    unsafe zeroes = memory
+    unsafe doorbellCount = memory + Self.zeroBytes
+    self.engine = engine
+    self.pool = pool
+    self.doorbell = doorbell
+    operations = OperationTable(capacity: options.operationSlots)
+    streams = StreamTable(capacity: options.streamSlots)
+    queuedOperations = FIFO(capacity: options.operationSlots, filler: 0)
+    queuedSends = FIFO(capacity: options.streamSlots, filler: 0)
+    queuedReceives = FIFO(capacity: options.streamSlots, filler: 0)
+    queuedCancels = FIFO(capacity: options.operationSlots, filler: 0)
+    // One immediate end for each operation, and of each stream its end and one announcement.
+    announced = FIFO(
+      capacity: options.operationSlots + 2 * options.streamSlots, filler: .mailbox)
+    now = Self.clock()
+  }
+
+  deinit {
+    guard !engine.isAbandoned else { return }
+    _ = unsafe munmap(zeroes, Self.zeroBytes + 4096)
+  }
+}

@@ -1,0 +1,215 @@
+internal import BlockTypes
+internal import CUring
+internal import Glibc
+
+/// The loop: submit what is queued, wait, and turn completions into events one at a time.
+extension ReactorCore {
+  static func clock() -> Instant {
+    var time = timespec()
+    let failed = unsafe clock_gettime(CLOCK_MONOTONIC, &time)
+    precondition(failed == 0, "the monotonic clock cannot fail")
+    return Instant(nanoseconds: UInt64(time.tv_sec) * 1_000_000_000 + UInt64(time.tv_nsec))
+  }
+
+  mutating func wait(until deadline: Instant) {
+    let everythingQueued = submitQueues()
+    guard completionIndex == completionCount else {
+      engine.submitOnly()
+      return
+    }
+    var timeout = UInt64.max
+    if !announced.isEmpty {
+      timeout = 0
+    } else if !everythingQueued {
+      // The kernel was short of memory. Completions may free some; if none comes, try again soon.
+      timeout = 1_000_000
+    } else if deadline != .never {
+      let time = Self.clock()
+      timeout = deadline > time ? deadline.nanoseconds - time.nanoseconds : 0
+    }
+    let result = engine.submit(wait: timeout > 0, timeout: timeout)
+    completionIndex = 0
+    completionCount = Int(max(result, 0))
+    now = Self.clock()
+    guard result < 0 else { return }
+    let isExpected =
+      result == -EINTR || result == -ETIME || result == -EAGAIN || result == -EBUSY
+    precondition(isExpected, "the kernel refused to wait")
+  }
+
+  mutating func nextEvent() -> ReactorEvent? {
+    while let event = announced.pop() {
+      if isCurrent(event) { return event }
+    }
+    while completionIndex < completionCount {
+      let completion = engine.completion(completionIndex)
+      completionIndex += 1
+      if let event = complete(completion.tag, completion.result, completion.flags) {
+        return event
+      }
+    }
+    return nil
+  }
+
+  var operationsInFlight: Int {
+    operations.count + streamOperationsInKernel + leavingStreams
+  }
+
+  private mutating func complete(_ tag: UInt64, _ result: Int32, _ flags: UInt32) -> ReactorEvent? {
+    guard let (kind, id) = TagKind.parse(tag) else {
+      preconditionFailure("a completion with a tag that was never made")
+    }
+    switch kind {
+    case .operation: return completeOperation(id, result)
+    case .receive:
+      streamOperationsInKernel -= 1
+      return completeReceive(id, result, flags)
+    case .send:
+      streamOperationsInKernel -= 1
+      return completeSend(id, result)
+    case .cancel:
+      // The cancelled operation tells its own end; whether there was one to cancel says nothing.
+      streamOperationsInKernel -= 1
+      return nil
+    case .doorbell:
+      doorbellIsArmed = false
+      return result == 8 ? .mailbox : nil
+    }
+  }
+
+  /// Whether the owner still wants an announced event: not that of a stream it has closed.
+  private mutating func isCurrent(_ event: ReactorEvent) -> Bool {
+    switch event {
+    case .completion, .mailbox, .payload, .drained: return true
+    case .received(let stream, _):
+      guard streams.contains(stream.slot) else { return false }
+      let state = unsafe streams.pointer(stream.slot.slot)
+      unsafe state.pointee.announceIsQueued = false
+      return unsafe state.pointee.state == .open && !state.pointee.isPaused
+    case .closed(let stream, _, _):
+      guard streams.contains(stream.slot) else { return false }
+      return unsafe streams.pointer(stream.slot.slot).pointee.state == .ended
+    }
+  }
+
+  /// Moves queued work to the kernel's queue. `false` when not all of it found room there.
+  private mutating func submitQueues() -> Bool {
+    // Sends first: the network's round trip is the longer one. Receives last: they mostly wait.
+    submitSends() && submitOperations() && submitCancels() && submitReceives() && armDoorbell()
+  }
+
+  private mutating func submitSends() -> Bool {
+    while !queuedSends.isEmpty {
+      let slot = queuedSends[0]
+      if !submitSend(slot) {
+        engine.submitOnly()
+        guard submitSend(slot) else { return false }
+      }
+      _ = queuedSends.pop()
+      unsafe streams.pointer(slot).pointee.sendIsQueued = false
+    }
+    return true
+  }
+
+  private mutating func submitOperations() -> Bool {
+    while !queuedOperations.isEmpty {
+      let slot = queuedOperations[0]
+      if !submitOperation(slot) {
+        engine.submitOnly()
+        guard submitOperation(slot) else { return false }
+      }
+      _ = queuedOperations.pop()
+    }
+    return true
+  }
+
+  private mutating func submitCancels() -> Bool {
+    while !queuedCancels.isEmpty {
+      let target = queuedCancels[0]
+      if !submitCancel(target) {
+        engine.submitOnly()
+        guard submitCancel(target) else { return false }
+      }
+      _ = queuedCancels.pop()
+    }
+    return true
+  }
+
+  private mutating func submitReceives() -> Bool {
+    while !queuedReceives.isEmpty {
+      let slot = queuedReceives[0]
+      if !submitReceive(slot) {
+        engine.submitOnly()
+        guard submitReceive(slot) else { return false }
+      }
+      _ = queuedReceives.pop()
+      unsafe streams.pointer(slot).pointee.receiveIsQueued = false
+    }
+    return true
+  }
+
+  private mutating func armDoorbell() -> Bool {
+    guard !doorbellIsArmed else { return true }
+    let tag = TagKind.doorbell.tag(slot: 0, generation: 0)
+    if unsafe !engine.readCounter(doorbell.descriptor, doorbellCount, tag: tag) {
+      engine.submitOnly()
+      let isArmed = unsafe engine.readCounter(doorbell.descriptor, doorbellCount, tag: tag)
+      guard isArmed else { return false }
+    }
+    doorbellIsArmed = true
+    return true
+  }
+}
+
+/// The end of a reactor.
+extension ReactorCore {
+  /// How long dropping a reactor waits for the kernel to let go of its memory.
+  private static var quiesceLimitMs: UInt64 { 10_000 }
+
+  /// Ends everything: streams are closed, accepts and connects cancelled, disk operations waited for.
+  ///
+  /// A disk that never answers must not hold up the process for ever, and its memory must not be
+  /// given to anybody else either: after the limit, everything the kernel may touch is left to leak.
+  mutating func quiesce() {
+    for slot in 0..<UInt32(streams.capacity) {
+      let id = SlotID(slot: slot, generation: streams.generation(slot))
+      if streams.contains(id) { closeStream(StreamID(id)) }
+    }
+    cancelAllConnections()
+    cancelDoorbell()
+    let limit = Self.clock().advanced(milliseconds: Self.quiesceLimitMs)
+    while operationsInFlight > 0 || doorbellIsArmed {
+      guard Self.clock() < limit else {
+        engine.isAbandoned = true
+        pool.isAbandoned = true
+        streams.isAbandoned = true
+        return
+      }
+      collectOnly(until: limit)
+    }
+  }
+
+  private mutating func cancelDoorbell() {
+    guard doorbellIsArmed else { return }
+    let target = TagKind.doorbell.tag(slot: 0, generation: 0)
+    let tag = TagKind.cancel.tag(slot: 0, generation: 0)
+    if engine.cancel(doorbell.descriptor, target: target, tag: tag) {
+      streamOperationsInKernel += 1
+    } else {
+      doorbell.ring()
+    }
+  }
+
+  /// One turn that arms nothing new and delivers nothing.
+  private mutating func collectOnly(until limit: Instant) {
+    _ = submitSends() && submitOperations() && submitCancels()
+    let time = Self.clock()
+    let timeout = limit > time ? limit.nanoseconds - time.nanoseconds : 0
+    if completionIndex == completionCount {
+      let result = engine.submit(wait: timeout > 0, timeout: timeout)
+      completionIndex = 0
+      completionCount = Int(max(result, 0))
+    }
+    while nextEvent() != nil {}
+  }
+}

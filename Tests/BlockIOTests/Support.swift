@@ -1,0 +1,177 @@
+import BlockIO
+import BlockTypes
+import Glibc
+import Testing
+
+/// The engines that every test of the reactor runs with. libaio is always there; a host with io_uring
+/// switched off tests the other half only.
+let engines: [EngineChoice] = [.ioUring, .libaio]
+
+/// A file that is removed with the value. In /var/tmp, which is on a disk where /tmp often is not.
+struct TemporaryFile: ~Copyable {
+  let path: String
+
+  init(bytes: Int, under directory: String = "/var/tmp") throws {
+    var template = Array("\(directory)/ashlar-blockio-XXXXXX".utf8CString)
+    let descriptor = mkstemp(&template)
+    try #require(descriptor >= 0)
+    #expect(ftruncate(descriptor, off_t(bytes)) == 0)
+    close(descriptor)
+    path = String(decoding: template.dropLast().map { UInt8(bitPattern: $0) }, as: UTF8.self)
+  }
+
+  deinit { unlink(path) }
+
+  /// The whole content, by ordinary reads.
+  func content() throws -> [UInt8] {
+    let descriptor = open(path, O_RDONLY)
+    try #require(descriptor >= 0)
+    defer { close(descriptor) }
+    var result: [UInt8] = []
+    var piece = [UInt8](repeating: 0, count: 1 << 16)
+    while true {
+      let count = read(descriptor, &piece, piece.count)
+      try #require(count >= 0)
+      if count == 0 { return result }
+      result += piece[..<count]
+    }
+  }
+
+  /// Fills the file with one byte value.
+  func fill(_ byte: UInt8, bytes: Int) throws {
+    let descriptor = open(path, O_WRONLY)
+    try #require(descriptor >= 0)
+    defer { close(descriptor) }
+    let content = [UInt8](repeating: byte, count: bytes)
+    #expect(write(descriptor, content, bytes) == bytes)
+  }
+}
+
+/// Few buffers and slots, so that limits are met early.
+func smallOptions(_ engine: EngineChoice) -> ReactorOptions {
+  ReactorOptions(
+    engine: engine, operationSlots: 256, streamSlots: 16,
+    buffers: BufferPoolSizes(small: 64, medium: 16, large: 8, huge: 4))
+}
+
+/// A simple generator with a seed: splitmix64.
+struct SeededGenerator: RandomNumberGenerator {
+  private var state: UInt64
+
+  init(seed: UInt64) { state = seed }
+
+  mutating func next() -> UInt64 {
+    state &+= 0x9E37_79B9_7F4A_7C15
+    var value = state
+    value = (value ^ (value >> 30)) &* 0xBF58_476D_1CE4_E5B9
+    value = (value ^ (value >> 27)) &* 0x94D0_49BB_1331_11EB
+    return value ^ (value >> 31)
+  }
+}
+
+extension Reactor {
+  /// Turns the loop until an event comes; fails the test after five seconds.
+  mutating func awaitEvent(sourceLocation: SourceLocation = #_sourceLocation) throws -> ReactorEvent
+  {
+    var patience = 0
+    while true {
+      if let event = nextEvent() { return event }
+      try #require(patience < 100, "no event in five seconds", sourceLocation: sourceLocation)
+      wait(until: now.advanced(milliseconds: 50))
+      patience += 1
+    }
+  }
+
+  /// Expects one event next.
+  mutating func expect(
+    _ expected: ReactorEvent, sourceLocation: SourceLocation = #_sourceLocation
+  ) throws {
+    let event = try awaitEvent(sourceLocation: sourceLocation)
+    #expect(event == expected, sourceLocation: sourceLocation)
+  }
+
+  /// Expects a completion next.
+  mutating func expectCompletion(
+    tag: UInt64, _ result: Int32, sourceLocation: SourceLocation = #_sourceLocation
+  ) throws {
+    try expect(.completion(tag: tag, result: result), sourceLocation: sourceLocation)
+  }
+
+  /// A buffer that must be there.
+  mutating func buffer(
+    _ bytes: UInt32, sourceLocation: SourceLocation = #_sourceLocation
+  ) throws -> BufferID {
+    let buffer = allocate(bytes)
+    return try #require(buffer, "the pool is exhausted", sourceLocation: sourceLocation)
+  }
+
+  /// Turns the loop a few times; the events that came.
+  mutating func turn(milliseconds: UInt64 = 20) -> [ReactorEvent] {
+    var events: [ReactorEvent] = []
+    let end = now.advanced(milliseconds: milliseconds)
+    repeat {
+      wait(until: end)
+      while let event = nextEvent() { events.append(event) }
+    } while now < end
+    return events
+  }
+
+  /// Turns the loop until nothing is in flight.
+  mutating func drain() throws {
+    var patience = 0
+    while operationsInFlight > 0 {
+      wait(until: now.advanced(milliseconds: 50))
+      while nextEvent() != nil {}
+      patience += 1
+      try #require(patience < 200, "\(operationsInFlight) operations are still in flight")
+    }
+  }
+
+  /// Writes bytes into a buffer.
+  mutating func fill(_ buffer: BufferID, _ bytes: [UInt8], at offset: Int = 0) {
+    bytes.withUnsafeBytes { source in
+      memory(of: buffer)[offset..<offset + bytes.count].copyBytes(from: source)
+    }
+  }
+
+  /// Reads bytes of a buffer.
+  func bytes(_ buffer: BufferID, _ range: Range<Int>) -> [UInt8] {
+    Array(memory(of: buffer)[range])
+  }
+
+  /// What is in a stream's window.
+  func window(_ stream: StreamID) -> [UInt8] { Array(received(stream)) }
+
+  /// Queues bytes.
+  mutating func send(_ stream: StreamID, bytes: [UInt8]) {
+    bytes.withUnsafeBytes { send(stream, $0) }
+  }
+}
+
+/// A connected pair of Unix stream sockets.
+func makeSocketPair() throws -> (Int32, Int32) {
+  var pair: [Int32] = [-1, -1]
+  let failed = socketpair(AF_UNIX, Int32(SOCK_STREAM.rawValue), 0, &pair)
+  try #require(failed == 0)
+  return (pair[0], pair[1])
+}
+
+/// Bytes that say where they are: position and seed.
+func pattern(_ count: Int, seed: UInt64) -> [UInt8] {
+  var generator = SeededGenerator(seed: seed)
+  var result: [UInt8] = []
+  result.reserveCapacity(count + 8)
+  while result.count < count {
+    withUnsafeBytes(of: generator.next()) { result.append(contentsOf: $0) }
+  }
+  return Array(result[..<count])
+}
+
+/// How many descriptors this process has open.
+func openDescriptors() -> Int {
+  guard let directory = opendir("/proc/self/fd") else { return -1 }
+  defer { closedir(directory) }
+  var count = 0
+  while readdir(directory) != nil { count += 1 }
+  return count
+}
