@@ -4,7 +4,7 @@
 ///
 /// An edit inserts, deletes or replaces a character or swaps two neighbours. "Close" is at most a
 /// third of the longer word's length, so that `al-extents` is not offered for `timeout`.
-func nearestWord(to word: String, among candidates: some Sequence<String>) -> String? {
+public func nearestWord(to word: String, among candidates: some Sequence<String>) -> String? {
   let typed = Array(word.utf8.prefix(64))
   var best: (word: String, distance: Int)?
   for candidate in candidates {

@@ -46,8 +46,8 @@ public struct ControlClient: ~Copyable {
 
   /// Connects to the daemon of a node.
   ///
-  /// - Parameter timeoutSeconds: how long each of sending and answering may take. The default leaves
-  ///   room for `down` and `secondary`, which wait for I/O in flight.
+  /// - Parameter timeoutSeconds: how long each of sending and answering may take. The default
+  ///   leaves room for `down` and `secondary`, which wait for I/O in flight.
   public init(
     paths: RunPaths, timeoutSeconds: Double = 60
   ) throws(ControlClientError) {

@@ -1,0 +1,88 @@
+/// A validated configuration -> the text that means the same: what `dump` prints.
+
+import BlockTypes
+
+extension NetOptions {
+  /// The options as keyword and value; those that have their default value only when asked.
+  public func settings(includingDefaults: Bool = false) -> [(String, String)] {
+    let normal = NetOptions()
+    var result = [("protocol", replicationProtocol.rawValue)]
+    func add(_ name: String, _ field: KeyPath<NetOptions, UInt32>) {
+      if includingDefaults || self[keyPath: field] != normal[keyPath: field] {
+        result.append((name, "\(self[keyPath: field])"))
+      }
+    }
+    add("timeout", \.timeoutTenths)
+    add("ko-count", \.koCount)
+    add("ping-int", \.pingIntervalSeconds)
+    add("ping-timeout", \.pingTimeoutTenths)
+    add("connect-int", \.connectIntervalSeconds)
+    if let verifyAlgorithm { result.append(("verify-alg", quotedWord(verifyAlgorithm))) }
+    if let checksumAlgorithm { result.append(("csums-alg", quotedWord(checksumAlgorithm))) }
+    return result
+  }
+}
+
+extension DiskOptions {
+  /// The options as keyword and value; those that have their default value only when asked.
+  public func settings(includingDefaults: Bool = false) -> [(String, String)] {
+    let isDefault = ioEngine == DiskOptions().ioEngine
+    return isDefault && !includingDefaults ? [] : [("io-engine", ioEngine.rawValue)]
+  }
+}
+
+extension ResourceOptions {
+  /// The options as keyword and value; those that have their default value only when asked.
+  public func settings(includingDefaults: Bool = false) -> [(String, String)] {
+    let normal = ResourceOptions()
+    var result: [(String, String)] = []
+    if includingDefaults || size != normal.size { result.append(("size", "\(size)")) }
+    if includingDefaults || minSize != normal.minSize {
+      result.append(("min-size", "\(minSize)"))
+    }
+    return result
+  }
+}
+
+extension ResourceConfiguration {
+  /// The `resource` section, indented by four columns as drbdadm does. Parsing it gives an equal
+  /// resource, but for file and line.
+  public var canonicalText: String {
+    var lines = ["resource \(name) {"]
+    for host in hosts {
+      lines.append("    on \(host.name) {")
+      lines.append("        " + padded("node-id", 17) + "\(host.nodeID.value);")
+      lines.append("        " + padded("address", 17) + "\(host.address.family) \(host.address);")
+      for volume in host.volumes {
+        lines.append("        volume \(volume.number) {")
+        lines.append("            " + padded("disk", 17) + "\(quotedWord(volume.disk));")
+        let metaDisk = quotedWord(volume.metaDisk.description)
+        lines.append("            " + padded("meta-disk", 17) + "\(metaDisk);")
+        lines.append("        }")
+      }
+      lines.append("    }")
+    }
+    let sections = [
+      ("options", options.settings()), ("net", net.settings()), ("disk", disk.settings()),
+    ]
+    for (section, settings) in sections where !settings.isEmpty {
+      lines.append("    \(section) {")
+      lines += settings.map { "        " + padded($0.0, 17) + "\($0.1);" }
+      lines.append("    }")
+    }
+    lines.append("}")
+    return lines.joined(separator: "\n") + "\n"
+  }
+}
+
+private func padded(_ word: String, _ width: Int) -> String {
+  word + String(repeating: " ", count: max(1, width - word.count))
+}
+
+/// The word itself where it needs no quotes.
+private func quotedWord(_ word: String) -> String {
+  let needsQuotes = word.isEmpty || word.contains { " \t\r\n{};\"#\\".contains($0) }
+  guard needsQuotes else { return word }
+  let escaped = word.map { "\"\\".contains($0) ? "\\\($0)" : String($0) }.joined()
+  return "\"\(escaped)\""
+}

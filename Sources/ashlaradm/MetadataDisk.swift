@@ -1,0 +1,180 @@
+/// A volume's disks, opened while the daemon does not use them, and the metadata on them.
+///
+/// Every access goes through `BlockDevice`, so that the tool and the daemon lock each other out,
+/// and past the page cache, so that what is read is what the disk holds.
+
+import BlockIO
+import BlockTypes
+import Configuration
+import Control
+import Glibc
+import Metadata
+
+/// One open disk, which may stand for both data and metadata.
+private final class Disk {
+  let device: BlockDevice
+
+  init(path: String, readOnly: Bool) throws(CommandFailure) {
+    do {
+      device = try BlockDevice(path: path, readOnly: readOnly)
+    } catch {
+      if case .system(let failure) = error, failure.errno == ENOENT {
+        throw CommandFailure(
+          ExitStatus.communication, "open(\(path)) failed: No such file or directory",
+          "create the disk, or correct the path in the configuration")
+      }
+      throw CommandFailure(ExitStatus.communication, "\(error)")
+    }
+  }
+}
+
+/// Both disks of one volume; the same one when the metadata is internal.
+struct MetadataDisk {
+  /// Where data and metadata lie.
+  let layout: MetadataLayout
+  private let data: Disk
+  private let metadata: Disk
+
+  init(_ volume: VolumeConfiguration, readOnly: Bool) throws(CommandFailure) {
+    let data = try Disk(path: volume.disk, readOnly: readOnly)
+    let dataBytes = data.device.byteCount
+    self.data = data
+    switch volume.metaDisk {
+    case .internal:
+      metadata = data
+      layout = try Self.layout(of: volume.disk) { () throws(LayoutError) in
+        try .internal(deviceBytes: dataBytes)
+      }
+    case .external(let path):
+      let disk = try Disk(path: path, readOnly: readOnly)
+      metadata = disk
+      layout = try Self.layout(of: path) { () throws(LayoutError) in
+        try .external(dataBytes: dataBytes, metadataBytes: disk.device.byteCount)
+      }
+    }
+  }
+
+  private static func layout(
+    of path: String, _ compute: () throws(LayoutError) -> MetadataLayout
+  ) throws(CommandFailure) -> MetadataLayout {
+    do {
+      return try compute()
+    } catch {
+      switch error {
+      case .deviceTooSmall(let bytes, let needed):
+        throw CommandFailure(
+          ExitStatus.wouldDestroy,
+          "\(path): \(bytes) bytes are too few, at least \(needed) are needed: use a larger disk")
+      }
+    }
+  }
+
+  /// The path of the disk that holds the metadata.
+  var metadataPath: String { metadata.device.path }
+
+  /// The superblock, from whichever copy counts.
+  func superblock() throws(CommandFailure) -> SuperblockChoice {
+    let offsets = layout.superblockOffsets
+    let copyA = try Self.read(metadata, at: offsets.0, count: Superblock.byteCount)
+    let copyB = try Self.read(metadata, at: offsets.1, count: Superblock.byteCount)
+    return unsafe copyA.withUnsafeBytes { first in
+      unsafe copyB.withUnsafeBytes { second in SuperblockChoice(copyA: first, copyB: second) }
+    }
+  }
+
+  /// What else seems to be on the disk that will carry the data, and on that of the metadata.
+  func findings() throws(CommandFailure) -> [(path: String, finding: Finding)] {
+    var result: [(path: String, finding: Finding)] = []
+    for disk in data === metadata ? [data] : [data, metadata] {
+      let count = min(UInt64(signatureBytes), disk.device.byteCount / 4096 * 4096)
+      let start = try Self.read(disk, at: 0, count: Int(count))
+      result += ashlaradm.findings(inStart: start).map { (disk.device.path, $0) }
+    }
+    if data === metadata {
+      let last = data.device.byteCount / 4096 * 4096 - 4096
+      if isDRBDMetadata(try Self.read(data, at: last, count: 4096)) {
+        result.append((metadataPath, Finding(what: "drbd meta data")))
+      }
+    }
+    return result
+  }
+
+  /// Replaces whatever metadata there is by a fresh superblock.
+  ///
+  /// The old copies go first, each step on the disk before the next: a crash in between leaves no
+  /// metadata, never old metadata beside a new log.
+  func initialize(_ superblock: Superblock) throws(CommandFailure) {
+    let offsets = layout.superblockOffsets
+    try zero(offsets.0, UInt64(Superblock.byteCount))
+    try zero(offsets.1, UInt64(Superblock.byteCount))
+    try flush()
+    try zero(layout.activityLogOffset, MetadataLayout.activityLogBytes)
+    try zero(layout.bitmapOffset, layout.bitmapSlotBytes)
+    try flush()
+    var bytes = [UInt8](repeating: 0, count: Superblock.byteCount)
+    unsafe bytes.withUnsafeMutableBytes { superblock.encode(into: $0) }
+    try write(metadata: offsets.0, bytes)
+    try write(metadata: offsets.1, bytes)
+    try flush()
+  }
+
+  private func zero(_ offset: UInt64, _ count: UInt64) throws(CommandFailure) {
+    let chunk: UInt64 = 1 << 20
+    var done: UInt64 = 0
+    while done < count {
+      let length = min(chunk, count - done)
+      try write(metadata: offset + done, [UInt8](repeating: 0, count: Int(length)))
+      done += length
+    }
+  }
+}
+
+extension MetadataDisk {
+  /// Direct I/O wants aligned memory.
+  private static func read(
+    _ disk: Disk, at offset: UInt64, count: Int
+  ) throws(CommandFailure) -> [UInt8] {
+    let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: count, alignment: 4096)
+    defer { unsafe buffer.deallocate() }
+    var done = 0
+    while done < count {
+      let rest = unsafe UnsafeMutableRawBufferPointer(rebasing: buffer[done...])
+      let result = unsafe pread(
+        disk.device.descriptor, rest.baseAddress, rest.count, off_t(offset) + off_t(done))
+      if result < 0 && errno == EINTR { continue }
+      guard result >= 0 else { throw systemFailure("read", disk.device.path) }
+      guard result > 0 else {
+        throw CommandFailure(ExitStatus.communication, "read \(disk.device.path): end of the disk")
+      }
+      done += result
+    }
+    return unsafe Array(buffer)
+  }
+
+  private func write(metadata offset: UInt64, _ bytes: [UInt8]) throws(CommandFailure) {
+    let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: bytes.count, alignment: 4096)
+    defer { unsafe buffer.deallocate() }
+    unsafe buffer.copyBytes(from: bytes)
+    var done = 0
+    while done < bytes.count {
+      let rest = unsafe UnsafeRawBufferPointer(rebasing: buffer[done...])
+      let result = unsafe pwrite(
+        metadata.device.descriptor, rest.baseAddress, rest.count, off_t(offset) + off_t(done))
+      if result < 0 && errno == EINTR { continue }
+      guard result > 0 else { throw Self.systemFailure("write", metadataPath) }
+      done += result
+    }
+  }
+
+  private func flush() throws(CommandFailure) {
+    guard fsync(metadata.device.descriptor) == 0 else {
+      throw Self.systemFailure("fsync", metadataPath)
+    }
+  }
+
+  private static func systemFailure(_ call: String, _ path: String) -> CommandFailure {
+    CommandFailure(
+      ExitStatus.communication,
+      "\(call)(\(path)) failed: \(unsafe String(cString: strerror(errno)))")
+  }
+}

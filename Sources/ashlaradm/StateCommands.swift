@@ -1,0 +1,196 @@
+/// The commands that change the state of a running resource: each is one request to the daemon.
+
+import ArgumentParser
+import Configuration
+import Control
+
+/// A command that asks the daemon the same thing for each resource named.
+protocol StateCommand: ParsableCommand {
+  var common: CommonOptions { get }
+  var resources: [String] { get }
+  /// What to ask.
+  static var command: ControlCommand { get }
+  /// Whether the daemon needs to know what the file says.
+  static var sendsConfiguration: Bool { get }
+  /// `--force`, where the command has it.
+  var isForced: Bool { get }
+}
+
+extension StateCommand {
+  static var sendsConfiguration: Bool { false }
+  var isForced: Bool { false }
+
+  mutating func run() throws {
+    let session = try Session(common)
+    let configuration = try session.configuration(showsWarnings: Self.sendsConfiguration)
+    try forEach(try session.targets(resources, in: configuration)) {
+      target throws(CommandFailure) in
+      try session.perform(
+        ControlRequest(
+          Self.command, resource: target.resource.name, volume: target.volume, force: isForced,
+          configuration: Self.sendsConfiguration ? target.resource : nil))
+    }
+  }
+
+  func requireResources() throws {
+    if resources.isEmpty { throw ValidationError("No resource names specified") }
+  }
+
+  mutating func validate() throws { try requireResources() }
+}
+
+/// The help of the argument that names resources.
+let resourcesHelp = ArgumentHelp("Resources: NAME, NAME/VOLUME or 'all'.", valueName: "resource")
+
+struct Up: StateCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "up", abstract: "Create the resource, attach its disk and connect to its peer.")
+  static let command = ControlCommand.up
+  static let sendsConfiguration = true
+  @OptionGroup var common: CommonOptions
+  @Argument(help: resourcesHelp) var resources: [String] = []
+}
+
+/// Needs no valid `resource` section: what runs must be stoppable after its section was deleted.
+struct Down: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "down", abstract: "Disconnect, detach and forget the resource.")
+  @OptionGroup var common: CommonOptions
+  @Argument(help: resourcesHelp) var resources: [String] = []
+
+  mutating func validate() throws {
+    if resources.isEmpty { throw ValidationError("No resource names specified") }
+  }
+
+  mutating func run() throws {
+    let session = try Session(common)
+    let configuration = try session.configuration()
+    var orphans: [String] = []
+    var words: [String] = []
+    for word in resources {
+      let isOrphan = word != "all" && configuration.resource(named: word) == nil
+      if isOrphan, let up = try? session.status(), up.contains(where: { $0.name == word }) {
+        orphans.append(word)
+      } else {
+        words.append(word)
+      }
+    }
+    var exitCode: Int32 = 0
+    for name in orphans {
+      let code = try session.perform(ControlRequest(.down, resource: name))
+      if exitCode == 0 { exitCode = code }
+    }
+    if !words.isEmpty {
+      try forEach(try session.targets(words, in: configuration)) { target throws(CommandFailure) in
+        try session.perform(ControlRequest(.down, resource: target.resource.name))
+      }
+    }
+    guard exitCode == 0 else { throw ExitCode(exitCode) }
+  }
+}
+
+struct Attach: StateCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "attach", abstract: "Attach the backing disk.")
+  static let command = ControlCommand.attach
+  static let sendsConfiguration = true
+  @OptionGroup var common: CommonOptions
+  @Argument(help: resourcesHelp) var resources: [String] = []
+}
+
+struct Detach: StateCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "detach", abstract: "Detach the backing disk; the peer's is used from then on.")
+  static let command = ControlCommand.detach
+  @OptionGroup var common: CommonOptions
+  @Argument(help: resourcesHelp) var resources: [String] = []
+}
+
+struct Connect: StateCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "connect", abstract: "Start to connect to the peer.")
+  static let command = ControlCommand.connect
+  static let sendsConfiguration = true
+  @OptionGroup var common: CommonOptions
+  @Argument(help: resourcesHelp) var resources: [String] = []
+}
+
+struct Disconnect: StateCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "disconnect", abstract: "Disconnect from the peer and stand alone.")
+  static let command = ControlCommand.disconnect
+  @OptionGroup var common: CommonOptions
+  @Flag(help: "Do not wait for the peer.") var force = false
+  @Argument(help: resourcesHelp) var resources: [String] = []
+  var isForced: Bool { force }
+}
+
+struct Primary: StateCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "primary", abstract: "Make this node Primary: it may read and write.")
+  static let command = ControlCommand.primary
+  @OptionGroup var common: CommonOptions
+  @Flag(
+    name: [.long, .customLong("overwrite-data-of-peer")],
+    help: "Take this node's data for good even where nothing proves it. The peer's is overwritten.")
+  var force = false
+  @Argument(help: resourcesHelp) var resources: [String] = []
+  var isForced: Bool { force }
+}
+
+struct Secondary: StateCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "secondary", abstract: "Make this node Secondary.")
+  static let command = ControlCommand.secondary
+  @OptionGroup var common: CommonOptions
+  @Argument(help: resourcesHelp) var resources: [String] = []
+}
+
+struct Invalidate: StateCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "invalidate", abstract: "Take this node's data for bad and copy the peer's.")
+  static let command = ControlCommand.invalidate
+  @OptionGroup var common: CommonOptions
+  @Argument(help: resourcesHelp) var resources: [String] = []
+}
+
+struct Adjust: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "adjust",
+    abstract: "Apply a changed configuration file with the least changes to what runs.")
+  @OptionGroup var common: CommonOptions
+  @Argument(help: resourcesHelp) var resources: [String] = []
+
+  mutating func validate() throws {
+    if resources.isEmpty { throw ValidationError("No resource names specified") }
+  }
+
+  mutating func run() throws {
+    let session = try Session(common)
+    let configuration = try session.configuration(showsWarnings: true)
+    let targets = try session.targets(resources, in: configuration)
+    let status = try session.status()
+    let reply = try session.send(ControlRequest(.show))
+    guard reply.exitCode == 0, let running = reply.configurations else {
+      show(reply)
+      throw ExitCode(reply.exitCode == 0 ? ExitStatus.communication : reply.exitCode)
+    }
+    try forEach(targets) { target throws(CommandFailure) in
+      let name = target.resource.name
+      let requests: [ControlRequest]
+      do throws(AdjustmentError) {
+        requests = try adjustment(
+          wanted: target.resource, running: running.first { $0.name == name },
+          status: status.first { $0.name == name }, node: session.environment.node)
+      } catch {
+        throw CommandFailure(ExitStatus.invalidConfiguration, "\(name): \(error.text)")
+      }
+      for request in requests {
+        let exitCode = try session.perform(request)
+        // The next step may depend on this one: a disk is not attached before the old one is gone.
+        if exitCode != 0 { return exitCode }
+      }
+      return 0
+    }
+  }
+}
