@@ -116,6 +116,14 @@ extension Reactor {
     return events
   }
 
+  /// Turns the loop for a while, in which nothing must happen.
+  mutating func expectNothing(
+    milliseconds: UInt64 = 20, sourceLocation: SourceLocation = #_sourceLocation
+  ) {
+    let events = turn(milliseconds: milliseconds)
+    #expect(events == [], sourceLocation: sourceLocation)
+  }
+
   /// Turns the loop until nothing is in flight.
   mutating func drain() throws {
     var patience = 0
@@ -156,15 +164,25 @@ func makeSocketPair() throws -> (Int32, Int32) {
   return (pair[0], pair[1])
 }
 
-/// Bytes that say where they are: position and seed.
+/// Bytes that differ from place to place and from seed to seed; cheap also without optimisation.
 func pattern(_ count: Int, seed: UInt64) -> [UInt8] {
   var generator = SeededGenerator(seed: seed)
-  var result: [UInt8] = []
-  result.reserveCapacity(count + 8)
-  while result.count < count {
-    withUnsafeBytes(of: generator.next()) { result.append(contentsOf: $0) }
+  let base = (0..<64).map { _ in generator.next() }
+  let period = base.withUnsafeBytes { Array($0) }
+  return [UInt8](unsafeUninitializedCapacity: count) { memory, used in
+    var at = 0
+    var round: UInt64 = 0
+    while at < count {
+      let bytes = min(period.count, count - at)
+      memcpy(memory.baseAddress! + at, period, bytes)
+      _ = withUnsafeBytes(of: round &* 0x9E37_79B9_7F4A_7C15) {
+        memcpy(memory.baseAddress! + at, $0.baseAddress!, min(8, bytes))
+      }
+      at += bytes
+      round += 1
+    }
+    used = count
   }
-  return Array(result[..<count])
 }
 
 /// How many descriptors this process has open.
