@@ -130,5 +130,7 @@ let package = Package(
       name: "ControlTests", dependencies: ["Control", "Configuration", "BlockTypes"],
       swiftSettings: base),
     .testTarget(name: "HouseRulesTests", swiftSettings: base),
+    // Real processes and real clients; runs the built programs, so it depends on no target.
+    .testTarget(name: "IntegrationTests", exclude: ["Clients"], swiftSettings: base),
   ]
 )

@@ -1,0 +1,268 @@
+/// Two nodes on this machine, alpha and beta, with one mirrored volume, made of the shipped
+/// programs and talking as two machines would.
+///
+/// What must hold: everything a cluster makes is below its own directories; a failed test shows what
+/// the daemons said; no process outlives the test.
+import Foundation
+import Glibc
+import Testing
+
+/// One machine of the cluster.
+final class ClusterNode {
+  let name: String
+  let id: Int
+  let port: UInt16
+  let disk: URL
+  fileprivate(set) var daemon: BackgroundProcess?
+  /// Logs of this node's daemons, oldest first.
+  fileprivate(set) var logs: [URL] = []
+
+  init(name: String, id: Int, port: UInt16, disk: URL) {
+    self.name = name
+    self.id = id
+    self.port = port
+    self.disk = disk
+  }
+}
+
+final class Cluster {
+  let resource = "r0"
+  let alpha: ClusterNode
+  let beta: ClusterNode
+  var nodes: [ClusterNode] { [alpha, beta] }
+  /// Backing disks and logs; on a real file system, which can do O_DIRECT.
+  let directory: URL
+  /// Sockets, whose paths must be short.
+  let runDirectory: URL
+  private var environment: [String: String] { ["ASHLAR_CONFIG": configuration.path] }
+  private var configuration: URL { directory.appending(path: "ashlar.conf") }
+
+  fileprivate init(sizeMiB: Int, net: String) throws {
+    let name = UUID().uuidString.prefix(8)
+    directory = Machine.package.appending(path: ".build/integration/\(name)")
+    runDirectory = URL(filePath: "/tmp/ashlar-\(name)")
+    for url in [directory, runDirectory] {
+      try FileManager.default.createDirectory(at: url, withIntermediateDirectories: true)
+    }
+    let ports = try freePorts(2)
+    alpha = ClusterNode(
+      name: "alpha", id: 0, port: ports[0], disk: directory.appending(path: "alpha.img"))
+    beta = ClusterNode(
+      name: "beta", id: 1, port: ports[1], disk: directory.appending(path: "beta.img"))
+    for node in [alpha, beta] { try succeed("truncate", "-s", "\(sizeMiB)M", node.disk.path) }
+    let sections = [alpha, beta].map { node in
+      """
+        on \(node.name) {
+          node-id \(node.id);
+          address 127.0.0.1:\(node.port);
+          volume 0 { disk \(node.disk.path); meta-disk internal; }
+        }
+      """
+    }
+    let text = """
+      resource \(resource) {
+        net { protocol C; \(net) }
+        options { size 2; min-size 1; }
+      \(sections.joined(separator: "\n"))
+      }
+
+      """
+    try text.write(to: configuration, atomically: true, encoding: .utf8)
+  }
+
+  // MARK: Daemons
+
+  /// Starts a node's daemon and waits until it answers.
+  func start(_ node: ClusterNode) throws {
+    precondition(node.daemon?.isRunning != true, "\(node.name) runs already")
+    let log = directory.appending(path: "\(node.name)-\(node.logs.count).log")
+    node.logs.append(log)
+    node.daemon = try BackgroundProcess(
+      [
+        Machine.programs.appending(path: "ashlard").path, "--node", node.name, "--run-dir",
+        runDirectory.path,
+      ], log: log, environment: environment)
+    try waitUntil("\(node.name) answers", seconds: 10, explanation: { node.daemon?.text ?? "" }) {
+      guard node.daemon?.isRunning == true else {
+        throw Failure("ashlard on \(node.name) ended with \(node.daemon?.status ?? 0)")
+      }
+      return try ask(node, "status", "all").status != 20 && !(node.daemon?.text.isEmpty ?? true)
+    }
+  }
+
+  /// kill -9.
+  func kill(_ node: ClusterNode) { node.daemon?.kill() }
+
+  /// SIGTERM; the daemon must end by itself and with status 0.
+  func stop(_ node: ClusterNode) throws {
+    guard let daemon = node.daemon, daemon.isRunning else { return }
+    daemon.signal(SIGTERM)
+    guard try daemon.wait(seconds: 20) == 0 else {
+      throw Failure("ashlard on \(node.name) ended with \(daemon.status) after SIGTERM")
+    }
+  }
+
+  // MARK: Administration
+
+  /// Runs ashlaradm on a node.
+  func ask(_ node: ClusterNode, _ arguments: String...) throws -> Output {
+    try ask(node, arguments)
+  }
+
+  private func ask(_ node: ClusterNode, _ arguments: [String]) throws -> Output {
+    let program = Machine.programs.appending(path: "ashlaradm").path
+    return try run(
+      [program, "--node", node.name, "--run-dir", runDirectory.path] + arguments,
+      environment: environment)
+  }
+
+  /// Runs an ashlaradm command that must succeed.
+  @discardableResult
+  func tell(_ node: ClusterNode, _ arguments: String...) throws -> String {
+    let output = try ask(node, arguments)
+    guard output.status == 0 else { throw Failure("\(output)") }
+    return output.text.trimmingCharacters(in: .newlines)
+  }
+
+  /// The NBD URI of the volume on a node.
+  func uri(_ node: ClusterNode) throws -> String { try tell(node, "sh-dev", resource) }
+
+  /// Makes a node Primary, as soon as the role is free: a dead Primary is noticed by its peer first.
+  func promote(_ node: ClusterNode) throws {
+    var last: Output?
+    try waitUntil("\(node.name) is Primary", seconds: 20, explanation: { "\(last as Any)" }) {
+      last = try ask(node, "primary", resource)
+      return last?.status == 0
+    }
+  }
+
+  /// Creates metadata, starts both nodes, makes alpha Primary and waits for the first full sync.
+  fileprivate func bringUp() throws {
+    for node in nodes {
+      try tell(node, "create-md", "--force", resource)
+      try start(node)
+      try tell(node, "up", resource)
+    }
+    try waitUntil("the nodes are connected", seconds: 20, explanation: state) {
+      try tell(alpha, "cstate", resource).contains("Connected")
+    }
+    try tell(alpha, "primary", "--force", resource)
+    try waitForSync()
+  }
+
+  /// Waits until both nodes say that both disks are UpToDate and nothing is being copied.
+  func waitForSync(seconds: Double = 60) throws {
+    try waitUntil("both nodes are in sync", seconds: seconds, explanation: state) {
+      try nodes.allSatisfy { try isInSync($0) }
+    }
+  }
+
+  private func isInSync(_ node: ClusterNode) throws -> Bool {
+    let output = try ask(node, "status", "--json", resource)
+    guard output.status == 0,
+      let resources = try? JSONDecoder().decode([Status].self, from: Data(output.text.utf8)),
+      let status = resources.first, let connection = status.connections.first
+    else { return false }
+    let peers = connection.peerDevices
+    return connection.connectionState == "Connected" && !peers.isEmpty
+      && status.devices.allSatisfy { $0.diskState == "UpToDate" }
+      && peers.allSatisfy {
+        $0.replicationState == "Established" && $0.peerDiskState == "UpToDate"
+      }
+  }
+
+  /// What both nodes say about the resource.
+  func state() -> String {
+    nodes.map { node in
+      let answer = try? ask(node, "status", "--verbose", resource).text
+      return "\n\(node.name): \(answer ?? "no answer")"
+    }.joined()
+  }
+
+  // MARK: Data
+
+  /// Both backing disks hold the same bytes where the volume's data is.
+  func expectIdenticalDisks() throws {
+    let bytes = try succeed("nbdinfo", "--size", uri(alpha))
+    try succeed("cmp", "-n", bytes, alpha.disk.path, beta.disk.path)
+  }
+
+  // MARK: The end
+
+  fileprivate func showLogs() {
+    for node in nodes {
+      for log in node.logs.suffix(3) {
+        let text = (try? String(contentsOf: log, encoding: .utf8)) ?? ""
+        print("---- \(log.lastPathComponent), last lines\n\(text.suffix(6000))")
+      }
+    }
+    print("---- state\(state())")
+  }
+
+  fileprivate func remove() {
+    for node in nodes { node.daemon?.kill() }
+    for url in [directory, runDirectory] { try? FileManager.default.removeItem(at: url) }
+  }
+}
+
+/// Makes a cluster, brings its volume up, runs the test and takes everything away.
+func withCluster(
+  sizeMiB: Int = 64, net: String = "", _ test: (Cluster) throws -> Void
+) throws {
+  let cluster = try Cluster(sizeMiB: sizeMiB, net: net)
+  defer { cluster.remove() }
+  do {
+    try cluster.bringUp()
+    try test(cluster)
+  } catch {
+    cluster.showLogs()
+    throw error
+  }
+}
+
+/// The part of `status --json` that the tests read.
+private struct Status: Decodable {
+  struct Device: Decodable {
+    let diskState: String
+    enum CodingKeys: String, CodingKey { case diskState = "disk-state" }
+  }
+  struct PeerDevice: Decodable {
+    let replicationState: String
+    let peerDiskState: String
+    enum CodingKeys: String, CodingKey {
+      case replicationState = "replication-state"
+      case peerDiskState = "peer-disk-state"
+    }
+  }
+  struct Connection: Decodable {
+    let connectionState: String
+    let peerDevices: [PeerDevice]
+    enum CodingKeys: String, CodingKey {
+      case connectionState = "connection-state"
+      case peerDevices = "peer_devices"
+    }
+  }
+  let devices: [Device]
+  let connections: [Connection]
+}
+
+/// TCP ports of 127.0.0.1 that nothing listens on: held open together, so that they differ.
+private func freePorts(_ count: Int) throws -> [UInt16] {
+  var sockets: [Int32] = []
+  defer { for descriptor in sockets { close(descriptor) } }
+  return try (0..<count).map { _ in
+    let descriptor = socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
+    sockets.append(descriptor)
+    var address = sockaddr_in()
+    address.sin_family = sa_family_t(AF_INET)
+    address.sin_addr.s_addr = UInt32(0x7F00_0001).bigEndian
+    var length = socklen_t(MemoryLayout<sockaddr_in>.size)
+    let result = withUnsafeMutableBytes(of: &address) { bytes -> Int32 in
+      let pointer = bytes.baseAddress!.assumingMemoryBound(to: sockaddr.self)
+      guard bind(descriptor, pointer, length) == 0 else { return -1 }
+      return getsockname(descriptor, pointer, &length)
+    }
+    guard result == 0 else { throw Failure("no free TCP port: errno \(errno)") }
+    return UInt16(bigEndian: address.sin_port)
+  }
+}
