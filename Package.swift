@@ -107,6 +107,14 @@ let package = Package(
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
       ], swiftSettings: strict),
 
+    // Programs that measure; not products.
+    .target(
+      name: "CAllocationCount", path: "Benchmarks/CAllocationCount",
+      cSettings: [.unsafeFlags(["-Wall", "-Wextra", "-Werror", "-O2", "-fno-builtin"])]),
+    .executableTarget(
+      name: "BlockIOProbe", dependencies: ["BlockTypes", "BlockIO", "CAllocationCount"],
+      path: "Benchmarks/BlockIOProbe", swiftSettings: strict),
+
     // Tests, one folder a target. Macro expansion trips strict memory safety, so `base` only.
     .testTarget(name: "BlockTypesTests", dependencies: ["BlockTypes"], swiftSettings: base),
     .testTarget(name: "WireTests", dependencies: ["Wire", "BlockTypes"], swiftSettings: base),
