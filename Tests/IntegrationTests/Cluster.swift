@@ -1,8 +1,8 @@
 /// Two nodes on this machine, alpha and beta, with one mirrored volume, made of the shipped
 /// programs and talking as two machines would.
 ///
-/// What must hold: everything a cluster makes is below its own directories; a failed test shows what
-/// the daemons said; no process outlives the test.
+/// What must hold: everything a cluster makes is below its own directories; a failed test shows
+/// what the daemons said; no process outlives the test.
 import Foundation
 import Glibc
 import Testing
@@ -127,7 +127,7 @@ final class Cluster {
   /// The NBD URI of the volume on a node.
   func uri(_ node: ClusterNode) throws -> String { try tell(node, "sh-dev", resource) }
 
-  /// Makes a node Primary, as soon as the role is free: a dead Primary is noticed by its peer first.
+  /// Makes a node Primary as soon as the role is free: a peer must first notice that it died.
   func promote(_ node: ClusterNode) throws {
     var last: Output?
     try waitUntil("\(node.name) is Primary", seconds: 20, explanation: { "\(last as Any)" }) {

@@ -15,7 +15,7 @@ PATH=$PATH:/usr/sbin:/sbin
 # Puts Swift in PATH: as it is, or from /opt/swift.
 find_swift() {
   have swift || PATH=$PATH:/opt/swift/usr/bin
-  have swift || die "Swift 6.2 or newer is needed, in PATH or in /opt/swift; see https://swift.org/install"
+  have swift || die "Swift 6.2 or newer is needed, in PATH or in /opt/swift (swift.org/install)"
 }
 
 # Builds the programs optimised and prints the directory they are in.
