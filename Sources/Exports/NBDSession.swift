@@ -1,0 +1,169 @@
+/// State of one client connection and of one request piece, as plain values in fixed tables.
+///
+///     handshake ──▶ transmission ──▶ draining ──▶ (closed after the last reply)
+///         │              │              │
+///         └──────────────┴──────────────┴──▶ gone ──▶ free, when its last piece has completed
+///
+/// What must hold:
+/// - a slot is freed only when no piece of the session is in the core, so a late completion always
+///   finds its session, which is then `gone` and gets no reply;
+/// - a session is in the queue of waiting sessions exactly when `input` is `.resources`.
+
+import BlockIO
+import BlockTypes
+
+enum NBDPhase: UInt8, BitwiseCopyable {
+  case free
+  case handshake
+  case transmission
+  /// No more requests are taken; the stream closes after the last reply.
+  case draining
+  /// The stream is closed; only the core still holds something of it.
+  case gone
+}
+
+/// What the next bytes of the client are, or why none are taken now.
+enum NBDInput: UInt8, BitwiseCopyable {
+  /// A request header.
+  case header
+  /// Payload that the transport is putting into `piece`'s buffer.
+  case payload
+  /// Payload of a refused WRITE.
+  case refused
+  /// `request` waits for buffers or slots.
+  case resources
+  /// The answers or requests in flight are at their limit.
+  case limit
+}
+
+struct NBDSession: BitwiseCopyable {
+  var phase = NBDPhase.free
+  var input = NBDInput.header
+  var structured = false
+  var allocationContext = false
+  var export = ExportSlot(0)
+  var generation: UInt32 = 0
+  /// Client requests that were accepted and not yet answered.
+  var inFlight: UInt32 = 0
+  /// Pieces in the core.
+  var pieces: UInt32 = 0
+  /// Payload bytes still to be skipped.
+  var refusedRemaining: UInt32 = 0
+  /// Bytes of `request` that are already in pieces given to the core.
+  var issued: UInt32 = 0
+  /// The request being taken in.
+  var request = NBDRequest.filler
+  /// The first piece of `request`; a request has one only when `issued` is not 0.
+  var first: SlotID
+  /// The piece whose payload is being received.
+  var piece: SlotID
+  /// Number of the client since the server started.
+  var client: UInt64 = 0
+  /// Why a draining session ends.
+  var drainReason = NBDCloseReason.disconnected
+  /// End of the handshake or of draining.
+  var deadline = Instant.never
+  /// When the client last made progress: something was received from it or its answers left.
+  var progress = Instant(nanoseconds: 0)
+  var stream: StreamID?
+
+  static var noPiece: SlotID { SlotID(slot: .max, generation: 0) }
+
+  /// An unused slot.
+  static var filler: NBDSession { NBDSession(first: noPiece, piece: noPiece) }
+
+  /// Whether answers can still reach the client.
+  var isAnswerable: Bool { phase == .transmission || phase == .draining }
+}
+
+/// One piece of a client request, from acceptance to its completion by the core.
+///
+/// The first piece of a request stands for the whole request too: it counts the pieces that are not
+/// complete and keeps the first error.
+struct NBDPiece: BitwiseCopyable {
+  var session: UInt32
+  var cookie: UInt64
+  var offset: UInt64
+  var length: UInt32
+  var buffer: BufferID
+  var command: UInt16
+  /// READ: each piece is answered on its own as soon as it is there.
+  var streams: Bool
+  /// The piece that stands for the request; the piece itself when it is that one.
+  var first: SlotID
+  /// Of a READ that is answered at once: the next piece in order.
+  var next: SlotID
+  /// First piece only: pieces not complete, and one more while the request is being taken in.
+  var remaining: UInt32
+  /// First piece only: the first error.
+  var error: Int32
+  /// Length of the whole request.
+  var total: UInt32
+
+  static var filler: NBDPiece {
+    NBDPiece(
+      session: 0, cookie: 0, offset: 0, length: 0, buffer: .none, command: 0, streams: false,
+      first: NBDSession.noPiece, next: NBDSession.noPiece, remaining: 0, error: 0, total: 0)
+  }
+}
+
+/// All sessions, changed in place.
+@safe
+struct NBDSessionTable: ~Copyable {
+  private let sessions: UnsafeMutablePointer<NBDSession>
+  let capacity: Int
+  /// Slots in use.
+  private(set) var count = 0
+  /// Slots at and above this were never used: bounds the walks.
+  private(set) var usedEnd = 0
+
+  init(capacity: Int) {
+    precondition(capacity > 0, "a server without session slots serves nobody")
+    self.capacity = capacity
+    unsafe sessions = .allocate(capacity: capacity)
+    unsafe sessions.initialize(repeating: .filler, count: capacity)
+  }
+
+  deinit { unsafe sessions.deallocate() }
+
+  subscript(slot: UInt32) -> NBDSession {
+    @inline(__always) _read {
+      precondition(Int(slot) < capacity, "session slot outside the table")
+      yield unsafe sessions[Int(slot)]
+    }
+    @inline(__always) _modify {
+      precondition(Int(slot) < capacity, "session slot outside the table")
+      yield unsafe &sessions[Int(slot)]
+    }
+  }
+
+  /// Takes a free slot; `nil` when there is none. Linear: connections are rare.
+  mutating func insert() -> UInt32? {
+    for slot in 0..<capacity where unsafe sessions[slot].phase == .free {
+      let generation = unsafe sessions[slot].generation
+      unsafe sessions[slot] = .filler
+      unsafe sessions[slot].generation = generation
+      count += 1
+      usedEnd = max(usedEnd, slot + 1)
+      return UInt32(slot)
+    }
+    return nil
+  }
+
+  mutating func remove(_ slot: UInt32) {
+    precondition(self[slot].phase != .free, "freeing a session twice")
+    precondition(self[slot].pieces == 0, "freeing a session with pieces in the core")
+    self[slot].phase = .free
+    self[slot].stream = nil
+    self[slot].generation &+= 1
+    count -= 1
+  }
+
+  func id(_ slot: UInt32) -> SlotID { SlotID(slot: slot, generation: self[slot].generation) }
+
+  /// The slot of `id` when it still is that session's.
+  func slot(_ id: SlotID) -> UInt32? {
+    guard Int(id.slot) < capacity, self[id.slot].phase != .free else { return nil }
+    return self[id.slot].generation == id.generation ? id.slot : nil
+  }
+}
