@@ -116,13 +116,20 @@ let package = Package(
       path: "Benchmarks/BlockIOProbe", swiftSettings: strict),
 
     // Tests, one folder a target. Macro expansion trips strict memory safety, so `base` only.
-    .testTarget(name: "BlockTypesTests", dependencies: ["BlockTypes"], swiftSettings: base),
-    .testTarget(name: "WireTests", dependencies: ["Wire", "BlockTypes"], swiftSettings: base),
+    .target(
+      name: "TestSupport", dependencies: ["BlockTypes"], path: "Tests/TestSupport",
+      swiftSettings: base),
     .testTarget(
-      name: "MetadataTests", dependencies: ["Metadata", "BlockTypes"], swiftSettings: base),
+      name: "BlockTypesTests", dependencies: ["BlockTypes", "TestSupport"], swiftSettings: base),
+    .testTarget(
+      name: "WireTests", dependencies: ["Wire", "BlockTypes", "TestSupport"], swiftSettings: base),
+    .testTarget(
+      name: "MetadataTests", dependencies: ["Metadata", "BlockTypes", "TestSupport"],
+      swiftSettings: base),
     .testTarget(
       name: "ReplicationTests",
-      dependencies: ["Replication", "Metadata", "Wire", "BlockTypes"], swiftSettings: base),
+      dependencies: ["Replication", "Metadata", "Wire", "BlockTypes", "TestSupport"],
+      swiftSettings: base),
     .testTarget(
       name: "SimulationTests", dependencies: ["Simulation", "BlockTypes"], swiftSettings: base),
     .testTarget(

@@ -50,6 +50,11 @@ public enum LineageRelation: Equatable, Sendable {
 public struct Lineage: Equatable, Sendable {
   /// Most generations kept. DRBD keeps 32 history UUIDs.
   public static let limit = 32
+  /// Largest generation number believed of a disk, so that counting on from it cannot overflow.
+  public static let numberLimit: UInt64 = 1 << 62
+  /// Largest generation number believed of a peer. A peer at this limit still leaves this node
+  /// 2^32 generations of its own before its superblock would be refused.
+  public static let peerNumberLimit: UInt64 = numberLimit - (1 << 32)
 
   /// Oldest first.
   public private(set) var generations: [Generation]
@@ -57,9 +62,11 @@ public struct Lineage: Equatable, Sendable {
   /// A lineage that never held data.
   public init() { generations = [] }
 
-  /// A lineage read from disk or from a peer; `nil` when numbers do not rise or there are too many.
+  /// A lineage read from disk or from a peer; `nil` when numbers do not rise, end above
+  /// `numberLimit`, or there are too many.
   public init?(_ generations: [Generation]) {
     guard generations.count <= Self.limit else { return nil }
+    if let newest = generations.last, newest.number > Self.numberLimit { return nil }
     for (older, newer) in zip(generations, generations.dropFirst())
     where older.number >= newer.number {
       return nil

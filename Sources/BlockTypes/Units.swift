@@ -76,7 +76,7 @@ public struct ByteRange: Hashable, Sendable, BitwiseCopyable {
 
   /// Whether the two ranges share a byte. An empty range shares none.
   @inlinable public func overlaps(_ other: ByteRange) -> Bool {
-    start < other.end && other.start < end
+    max(start, other.start) < min(end, other.end)
   }
 
   /// Whether every byte of `other` is in this range.

@@ -94,6 +94,9 @@ public enum SuperblockChoice: Equatable, Sendable {
   case damaged(SuperblockError, SuperblockError)
 
   /// Chooses between the two copies.
+  ///
+  /// A copy that survives beside a damaged one is returned as dirty: the damaged one may have been
+  /// the newer, and have said so. Damage widens a resync, it never narrows it.
   @safe
   public init(copyA: UnsafeRawBufferPointer, copyB: UnsafeRawBufferPointer) {
     let first = Result { () throws(SuperblockError) in try Superblock(parsing: copyA) }
@@ -101,8 +104,12 @@ public enum SuperblockChoice: Equatable, Sendable {
     switch (first, second) {
     case (.success(let a), .success(let b)):
       self = a.sequence >= b.sequence ? .found(a, copy: 0) : .found(b, copy: 1)
-    case (.success(let a), .failure): self = .found(a, copy: 0)
-    case (.failure, .success(let b)): self = .found(b, copy: 1)
+    case (.success(var a), .failure(let error)):
+      a.dirty = a.dirty || !error.isNeverWritten
+      self = .found(a, copy: 0)
+    case (.failure(let error), .success(var b)):
+      b.dirty = b.dirty || !error.isNeverWritten
+      self = .found(b, copy: 1)
     case (.failure(.noMagic), .failure(.noMagic)): self = .none
     case (.failure(let a), .failure(let b)): self = .damaged(a, b)
     }

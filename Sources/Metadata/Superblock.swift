@@ -7,7 +7,7 @@
 ///          8-11   format version, 1
 ///         12-15   CRC32C of the 4096 bytes with this field 0
 ///         16-23   sequence number; the valid copy with the higher one counts
-///         24-31   volume bytes: the replicated size
+///         24-31   volume bytes: the replicated size, a multiple of 4096, at most 1 PiB
 ///         32-39   device id: 64 random bits of this metadata
 ///         40      node id
 ///         41      disk state: 0 Inconsistent, 1 Outdated, 2 UpToDate
@@ -58,6 +58,12 @@ public enum SuperblockError: Error, Equatable, Sendable {
   case badChecksum(found: UInt32, computed: UInt32)
   case unknownVersion(UInt32)
   case badField(String, UInt64)
+
+  /// Whether this is no damage but a place that was not used yet.
+  var isNeverWritten: Bool {
+    if case .noMagic = self { return true }
+    return false
+  }
 }
 
 /// What a replica knows about itself.
@@ -72,6 +78,8 @@ public struct Superblock: Equatable, Sendable {
   public static let peerSlotLimit = 8
   /// Most bytes of a resource name.
   public static let nameLimit = 128
+  /// Most bytes of a volume: 1 PiB, as in DRBD. Bounds the bitmap that a damaged size asks for.
+  public static let volumeLimit: UInt64 = 1 << 50
 
   /// Counts the writes; the driver raises it with every write.
   public var sequence: UInt64 = 0
@@ -147,7 +155,9 @@ extension Superblock {
     guard version == Self.version else { throw .unknownVersion(version) }
     node = try unsafe Self.node(at: 40, bytes)
     volumeBytes = unsafe Self.get(24, bytes)
-    guard volumeBytes % blockSize == 0 else { throw .badField("volume bytes", volumeBytes) }
+    guard volumeBytes % blockSize == 0, volumeBytes > 0, volumeBytes <= Self.volumeLimit else {
+      throw .badField("volume bytes", volumeBytes)
+    }
     sequence = unsafe Self.get(16, bytes)
     deviceID = unsafe Self.get(32, bytes)
     let state: UInt8 = unsafe Self.get(41, bytes)

@@ -118,6 +118,9 @@ public struct StateReport: Equatable, Sendable {
     guard let lineage = Lineage(generations) else {
       throw .fieldOutOfRange(.generationOrder, UInt64(count))
     }
+    if let newest = lineage.newest, newest.number > Lineage.peerNumberLimit {
+      throw .fieldOutOfRange(.generationNumber, newest.number)
+    }
     return lineage
   }
 }
