@@ -1,0 +1,176 @@
+/// What one run is like, drawn from its seed: which faults exist, how often, how big and how fast.
+///
+/// Every seed enables a random subset (swarm testing): a run without power losses reaches states that
+/// constant power losses would hide. A failing run prints its options; the seed alone rebuilds them.
+package import BlockTypes
+import Replication
+
+/// A planted bug that a test expects the oracles to find.
+package enum Canary: String, CaseIterable, Sendable {
+  case none
+  /// The core acknowledges a write before the peer answered.
+  case completeBeforePeer
+  /// The core forgets a peer's acknowledgement now and then.
+  case dropPeerAck
+  /// The core goes on alone without beginning a generation.
+  case skipLineageWrite
+  /// The driver swallows one flush of a disk and reports success.
+  case skipFlush
+
+  var sabotage: Sabotage {
+    switch self {
+    case .none, .skipFlush: .none
+    case .completeBeforePeer: .completeBeforePeer
+    case .dropPeerAck: .dropPeerAck
+    case .skipLineageWrite: .skipLineageWrite
+    }
+  }
+}
+
+/// Kinds of disturbance. Each is switched on or off for a whole run.
+package enum FaultKind: Int, CaseIterable, Sendable {
+  case killPrimary, killSecondary, killBoth
+  case powerPrimary, powerSecondary, powerBoth
+  case restartCleanly
+  case pauseNode
+  case cutConnection, halfOpenConnection
+  case blockOneWay, blockBothWays
+  case slowDisk
+  case readErrors, writeErrors, flushErrors
+  case switchOver, demoteAndPromote
+  case disconnectCommand
+  case invalidateSecondary
+  case promoteBoth
+  case carelessPromote
+}
+
+/// What one run is like.
+package struct SwarmOptions: Equatable, Sendable {
+  /// The seed that everything follows from.
+  package var seed: UInt64
+  /// Blocks of 4 KiB in the volume.
+  package var volumeBlocks = 64
+  /// Requests that clients keep in flight.
+  package var clientDepth = 4
+  /// Requests that clients make in all.
+  package var clientRequests = 400
+  /// Clients prefer the first so many blocks, which makes ranges overlap.
+  package var hotBlocks = 16
+  /// Sectors in one request, at most.
+  package var requestSectors = 32
+  /// Pause of a client between requests.
+  package var think = Latency(floorUs: 10, spreadUs: 2_000)
+  /// Of 100 requests: reads, flushes, trims, write-zeroes; the rest are writes.
+  package var readPercent: UInt64 = 25
+  package var flushPercent: UInt64 = 5
+  package var trimPercent: UInt64 = 3
+  package var zeroPercent: UInt64 = 3
+  /// Writes with FUA.
+  package var forceUnitAccess = Ratio(1, of: 10)
+  /// Requests that go to the Secondary, which must refuse them.
+  package var wrongNode = Ratio.never
+  /// Time of one disk operation, for each node.
+  package var diskLatency = [
+    Latency(floorUs: 50, spreadUs: 100), Latency(floorUs: 50, spreadUs: 100),
+  ]
+  /// Time that a message is on its way.
+  package var networkDelay = Latency(floorUs: 30, spreadUs: 70)
+  /// Disturbances that this run has.
+  package var faults: [FaultKind] = []
+  /// Disturbances in all.
+  package var faultCount = 0
+  /// Pause between disturbances, in milliseconds, at most.
+  package var faultPauseMs: UInt64 = 3_000
+  /// How long a disturbance lasts, in milliseconds, at most.
+  package var faultLastsMs: UInt64 = 4_000
+  /// Whether the second replica starts empty and is synced while clients write.
+  package var clientsDuringFirstSync = true
+  /// Whether the surviving node is promoted when the Primary is gone.
+  package var failsOver = true
+  /// Bytes that one resync request covers.
+  package var resyncRequestBytes: UInt64 = 16 * blockSize
+  /// Resync requests under way at once.
+  package var resyncWindow = 2
+  /// The core's `ping-int`, `timeout` and `ko-count`.
+  package var pingIntervalMs: UInt64 = 2_000
+  package var timeoutMs: UInt64 = 1_000
+  package var koCount: UInt64 = 3
+  /// Buffers of one node.
+  package var bufferCount = 256
+  /// The planted bug.
+  package var canary = Canary.none
+
+  /// A quiet run: no faults. Named scenarios start from here.
+  package init(quiet seed: UInt64) { self.seed = seed }
+
+  /// The run that belongs to `seed`.
+  package init(seed: UInt64) {
+    self.seed = seed
+    var random = SeededGenerator(seed: seed ^ 0x5357_4152_4D00_0000)
+    volumeBlocks = Int(random.within(16...160))
+    clientDepth = Int(random.within(1...10))
+    clientRequests = Int(random.within(150...600))
+    hotBlocks = random.coin() ? volumeBlocks : Int(random.within(2...16))
+    requestSectors = [1, 8, 16, 64, 256][random.index(5)]
+    let spreads: [UInt64] = [200, 2_000, 20_000, 100_000]
+    think = Latency(
+      floorUs: 10, spreadUs: spreads[random.index(4)], tail: Ratio(1, of: 50), tailUs: 500_000)
+    readPercent = random.within(5...50)
+    flushPercent = random.coin() ? random.within(1...15) : 0
+    trimPercent = random.coin() ? random.within(1...8) : 0
+    zeroPercent = random.coin() ? random.within(1...8) : 0
+    forceUnitAccess = random.coin() ? Ratio(1, of: 8) : .never
+    wrongNode = random.coin() ? Ratio(1, of: 40) : .never
+    diskLatency = [Self.drawDisk(&random), Self.drawDisk(&random)]
+    networkDelay = Self.drawNetwork(&random)
+    faults = FaultKind.allCases.filter { _ in random.below(3) == 0 }
+    if !random.chance(Ratio(1, of: 8)) { faults.removeAll { $0 == .carelessPromote } }
+    if !random.chance(Ratio(1, of: 4)) {
+      faults.removeAll { $0 == .readErrors || $0 == .writeErrors || $0 == .flushErrors }
+    }
+    faultCount = faults.isEmpty ? 0 : Int(random.within(1...12))
+    faultPauseMs = [100, 500, 2_000, 8_000][random.index(4)]
+    faultLastsMs = [50, 500, 3_000, 12_000][random.index(4)]
+    clientsDuringFirstSync = random.coin()
+    failsOver = random.coin()
+    resyncRequestBytes = [1, 4, 16, 64][random.index(4)] * blockSize
+    resyncWindow = Int(random.within(1...6))
+    pingIntervalMs = [500, 2_000, 10_000][random.index(3)]
+    timeoutMs = [500, 1_000, 6_000][random.index(3)]
+    koCount = random.within(1...7)
+  }
+
+  private static func drawDisk(_ random: inout SeededGenerator) -> Latency {
+    let floor: UInt64 = [10, 50, 500][random.index(3)]
+    let spread: UInt64 = [20, 200, 3_000, 20_000][random.index(4)]
+    let tail = random.coin() ? Ratio(1, of: 200) : .never
+    return Latency(floorUs: floor, spreadUs: spread, tail: tail, tailUs: 400_000)
+  }
+
+  private static func drawNetwork(_ random: inout SeededGenerator) -> Latency {
+    let floor: UInt64 = [10, 30, 200][random.index(3)]
+    let spread: UInt64 = [20, 100, 2_000, 20_000][random.index(4)]
+    let tail = random.coin() ? Ratio(1, of: 100) : .never
+    return Latency(floorUs: floor, spreadUs: spread, tail: tail, tailUs: 200_000)
+  }
+}
+
+extension SwarmOptions: CustomStringConvertible {
+  package var description: String {
+    """
+    seed \(seed), \(volumeBlocks) blocks, canary \(canary.rawValue)
+      clients: depth \(clientDepth), \(clientRequests) requests of at most \(requestSectors) \
+    sectors, \(hotBlocks) hot blocks, think \(think)
+      mix: \(readPercent)% read, \(flushPercent)% flush, \(trimPercent)% trim, \
+    \(zeroPercent)% write-zeroes, FUA \(forceUnitAccess), wrong node \(wrongNode)
+      disks: \(diskLatency[0]) | \(diskLatency[1])
+      network: \(networkDelay)
+      faults: \(faultCount) of \(faults.map { "\($0)" }.joined(separator: " ")), every \
+    \(faultPauseMs) ms, lasting \(faultLastsMs) ms
+      operator: \(failsOver ? "fails over" : "waits for the Primary"), clients \
+    \(clientsDuringFirstSync ? "during" : "after") the first sync
+      core: ping \(pingIntervalMs) ms, timeout \(timeoutMs) ms x \(koCount), resync \
+    \(resyncRequestBytes / 1024) KiB x \(resyncWindow)
+    """
+  }
+}
