@@ -49,6 +49,12 @@ package struct EventQueue<Event> {
     return first.event
   }
 
+  /// Moves the clock to `time`, before which nothing is due.
+  package mutating func advance(to time: UInt64) {
+    precondition(nextTime.map { $0 >= time } ?? true, "events would be passed over")
+    now = max(now, time)
+  }
+
   private mutating func siftUp(_ start: Int) {
     var child = start
     while child > 0 {

@@ -97,6 +97,9 @@ package struct SimulatedNetwork<Message> {
   /// Whether `node` has an open socket for `id`.
   package func isOpen(_ id: ConnectionID, node: Int) -> Bool { connections[id.number].open[node] }
 
+  /// The node that dialled `id`.
+  package func dialler(of id: ConnectionID) -> Int { connections[id.number].dialler }
+
   /// Says whether `node` accepts connections.
   package mutating func setListening(_ value: Bool, node: Int) { listening[node] = value }
 

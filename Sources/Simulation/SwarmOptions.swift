@@ -2,8 +2,8 @@
 ///
 /// Every seed enables a random subset (swarm testing): a run without power losses reaches states that
 /// constant power losses would hide. A failing run prints its options; the seed alone rebuilds them.
-package import BlockTypes
-import Replication
+import BlockTypes
+package import Replication
 
 /// A planted bug that a test expects the oracles to find.
 package enum Canary: String, CaseIterable, Sendable {
@@ -17,7 +17,8 @@ package enum Canary: String, CaseIterable, Sendable {
   /// The driver swallows one flush of a disk and reports success.
   case skipFlush
 
-  var sabotage: Sabotage {
+  /// The core's name of the bug.
+  package var sabotage: Sabotage {
     switch self {
     case .none, .skipFlush: .none
     case .completeBeforePeer: .completeBeforePeer
@@ -97,6 +98,9 @@ package struct SwarmOptions: Equatable, Sendable {
   package var koCount: UInt64 = 3
   /// Buffers of one node.
   package var bufferCount = 256
+  /// Whether the lineage on disk is inspected when a write is acknowledged by one node alone. Off, a
+  /// missing generation is found only by what it leads to.
+  package var checksLineage = true
   /// The planted bug.
   package var canary = Canary.none
 

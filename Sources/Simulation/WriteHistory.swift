@@ -56,6 +56,7 @@ package struct WriteHistory {
   /// What reads on this node have seen since it started.
   private var observed: [[UInt64]]
   private var exclusiveSince: [UInt64?] = [nil, nil]
+  private var exclusiveLast: [UInt64] = [0, 0]
 
   /// Sectors of the volume.
   package let sectorCount: Int
@@ -105,7 +106,9 @@ package struct WriteHistory {
         held[node][sector] = max(held[node][sector], begun)
         if durably { durable[node][sector] = max(durable[node][sector], begun) }
       }
-      if !holders.contains(1 - node), exclusiveSince[node] == nil { exclusiveSince[node] = clock }
+      guard !holders.contains(1 - node) else { continue }
+      if exclusiveSince[node] == nil { exclusiveSince[node] = clock }
+      exclusiveLast[node] = clock
     }
   }
 
@@ -127,24 +130,28 @@ package struct Set2: OptionSet, Sendable {
 }
 
 extension WriteHistory {
-  /// The floors of all sectors as they must hold on `node` now.
+  /// Whose content counts on `node`: that of one replica, or `nil` for the newest of both.
   ///
-  /// Without a fork the newest acknowledged write of both replicas counts, unless one replica went on
-  /// alone (`ahead`): then its content is what must survive.
-  package func floors(on node: Int, ahead: Int?) -> [UInt64] {
-    if isForked { return held[node] }
-    for side in 0...1 where isExclusive(side) { return held[side] }
-    if let ahead { return held[ahead] }
+  /// When one replica went on alone, its content must survive: it has acknowledged writes that the
+  /// other lacks, or a lineage on disk that goes further (`ahead`). After an operator promoted a
+  /// replica that lacked something (`isBranched`), each side is judged by what it had itself.
+  package func authority(on node: Int, ahead: Int?, isBranched: Bool) -> Int? {
+    if isBranched || isForked { return node }
+    for side in 0...1 where isExclusive(side) { return side }
+    return ahead
+  }
+
+  /// The floors of all sectors, given whose content counts.
+  package func floors(authority: Int?) -> [UInt64] {
+    if let authority { return held[authority] }
     return zip(held[0], held[1]).map { max($0, $1) }
   }
 
   /// What a read that begins now on `node` may not fall below.
-  package func readFloors(
-    on node: Int, sectors: Range<Int>, ahead: Int?
-  ) -> [UInt64] {
-    let side = isForked ? node : isExclusive(0) ? 0 : isExclusive(1) ? 1 : ahead
-    return sectors.map { sector in
-      let floor = side.map { held[$0][sector] } ?? max(held[0][sector], held[1][sector])
+  package func readFloors(on node: Int, sectors: Range<Int>, authority: Int?) -> [UInt64] {
+    sectors.map { sector in
+      let floor =
+        authority.map { held[$0][sector] } ?? max(held[0][sector], held[1][sector])
       return max(floor, observed[node][sector])
     }
   }
@@ -210,10 +217,23 @@ extension WriteHistory {
     exclusiveSince[node] = nil
   }
 
-  /// `node` has everything that `source` has: a resync ended.
-  package mutating func synced(_ node: Int, from source: Int) {
-    held[node] = held[source]
-    durable[node] = durable[source]
-    exclusiveSince = [nil, nil]
+  /// What a replica that is synced from `source` has when the source says that it is done.
+  package func syncDone(from source: Int) -> SyncedContent {
+    SyncedContent(held: held[source], durable: durable[source], clock: clock)
   }
+
+  /// `node` took over what `source` had when it said that the resync was done.
+  package mutating func synced(_ node: Int, from source: Int, content: SyncedContent) {
+    held[node] = content.held
+    durable[node] = content.durable
+    exclusiveSince[node] = nil
+    if exclusiveLast[source] <= content.clock { exclusiveSince[source] = nil }
+  }
+}
+
+/// What a resync hands over.
+package struct SyncedContent: Sendable {
+  fileprivate let held: [UInt64]
+  fileprivate let durable: [UInt64]
+  fileprivate let clock: UInt64
 }

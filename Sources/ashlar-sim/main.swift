@@ -1,1 +1,122 @@
-print("not built yet")
+/// `ashlar-sim`: runs seeds of the deterministic simulator and reports the ones that break a promise.
+///
+/// Seeds run in child processes, one a job. A child that traps takes no other seed with it: the parent
+/// knows which seed it was running, reports that one, and starts a new child behind it.
+import ArgumentParser
+import Foundation
+import Simulation
+
+struct AshlarSim: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "ashlar-sim",
+    abstract: "Simulates two nodes with the shipped core, from seeds.",
+    discussion: """
+      Exit status: 0 when every seed kept every promise, 1 otherwise.
+      """)
+
+  @Option(help: "Run this seed alone; when it fails, print options and trace.")
+  var seed: UInt64?
+
+  @Option(help: "Run so many seeds.")
+  var seeds: UInt64 = 1000
+
+  @Option(name: .customLong("from"), help: "The first of them.")
+  var first: UInt64 = 0
+
+  @Option(help: "Processes at once.")
+  var jobs: Int = max(1, ProcessInfo.processInfo.activeProcessorCount)
+
+  @Option(help: "Plant a bug: \(Canary.allCases.map(\.rawValue).joined(separator: ", ")).")
+  var canary: String = Canary.none.rawValue
+
+  @Option(help: "Begin no new seed after so many seconds.")
+  var duration: UInt64?
+
+  @Option(help: "Stop after so many failures.")
+  var failures: Int = 5
+
+  @Option(help: "Lines of the trace to print for a failing seed.")
+  var lines: Int = 60
+
+  @Flag(help: "Print the whole trace of --seed, even when it passes.")
+  var trace = false
+
+  @Flag(help: "Do not inspect the lineage on disk; find what a missing generation leads to.")
+  var withoutLineageCheck = false
+
+  @Flag(help: .hidden)
+  var worker = false
+
+  mutating func validate() throws {
+    guard Canary(rawValue: canary) != nil else {
+      throw ValidationError("unknown canary '\(canary)'")
+    }
+    guard jobs > 0 else { throw ValidationError("--jobs must be at least 1") }
+    guard seeds > 0 else { throw ValidationError("--seeds must be at least 1") }
+    guard first <= UInt64.max - seeds else { throw ValidationError("--from is too large") }
+  }
+
+  private var plantedBug: Canary { Canary(rawValue: canary) ?? .none }
+
+  func run() throws {
+    if worker { return try work() }
+    if let seed {
+      guard try show(seed) else { throw ExitCode(1) }
+      return
+    }
+    var parent = Parent(command: self, canary: plantedBug)
+    guard try parent.run() else { throw ExitCode(1) }
+  }
+
+  /// A child: one line before each seed and one after it.
+  private func work() throws {
+    let end = duration.map { Date().addingTimeInterval(TimeInterval($0)) }
+    for seed in first..<(first + seeds) {
+      if let end, Date() > end { return }
+      print("begin \(seed)")
+      flushOutput()
+      let report = Runner.run(
+        seed: seed, canary: plantedBug, checksLineage: !withoutLineageCheck)
+      let fields = [
+        "end", "\(seed)", report.passed ? "ok" : "failed", "\(report.events)",
+        "\(report.duration)", "\(report.hash)",
+      ]
+      let faults = report.statistics.faults.map { "\($0)" }.joined(separator: ",")
+      let text = report.violations.first.map { "\($0)" } ?? ""
+      print(fields.joined(separator: " "), faults, text)
+    }
+  }
+
+  /// Runs one seed and prints what is worth reading. Returns whether it passed.
+  func show(_ seed: UInt64) throws -> Bool {
+    let (report, options, all) = Runner.trace(
+      seed: seed, canary: plantedBug, checksLineage: !withoutLineageCheck)
+    if trace {
+      print(all.joined(separator: "\n"))
+    } else if !report.passed {
+      print(all.suffix(lines).joined(separator: "\n"))
+    }
+    print(options)
+    print(
+      """
+      seed \(seed): \(report.events) events in \(Simulation.seconds(report.duration)) of virtual \
+      time, hash \(String(report.hash, radix: 16))
+      """)
+    for violation in report.violations { print("BROKEN \(violation)") }
+    print(report.passed ? "passed" : "again: \(repeating(seed)) --trace")
+    return report.passed
+  }
+
+  /// The command that repeats a seed.
+  func repeating(_ seed: UInt64) -> String {
+    var words = ["ashlar-sim --seed \(seed)"]
+    if plantedBug != .none { words.append("--canary \(canary)") }
+    if withoutLineageCheck { words.append("--without-lineage-check") }
+    return words.joined(separator: " ")
+  }
+}
+
+/// Lets a reader of a pipe see what was printed.
+func flushOutput() { _ = fflush(nil) }
+
+AshlarSim.main()

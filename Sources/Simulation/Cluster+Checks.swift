@@ -1,0 +1,331 @@
+/// The oracles: each promise, checked at the moment when it must hold.
+import BlockTypes
+import Metadata
+import Replication
+import Wire
+
+extension Cluster {
+  /// Whose content counts on `node`.
+  func authority(_ node: SimulatedNode) -> Int? {
+    let bothPrimary = nodes.allSatisfy { $0.isRunning && $0.role == .primary }
+    return history.authority(
+      on: node.index, ahead: ahead, isBranched: isBranched || bothPrimary)
+  }
+
+  /// A request was answered with success: the promise of its kind must hold now.
+  func checkDone(_ node: SimulatedNode, _ pending: PendingRequest) {
+    switch pending.operation {
+    case .read: checkRead(node, pending)
+    case .flush: checkFlush(node, pending)
+    case .write, .writeZeroes, .trim: checkChange(node, pending)
+    }
+  }
+
+  /// The replicas that take part in what `node` acknowledges, as it says itself.
+  private func participants(_ node: SimulatedNode) -> Set2 {
+    var set: Set2 = node.diskState == .upToDate ? Set2(node.index) : []
+    let mirrors = node.connection == .connected && node.replication == .established
+    if mirrors, node.peerDisk == .upToDate { set.insert(Set2(1 - node.index)) }
+    return set
+  }
+
+  private func checkRead(_ node: SimulatedNode, _ pending: PendingRequest) {
+    guard let words = node.buffers.words(pending.buffer) else {
+      violate(.buffers, "the data of a read was released before its completion")
+      return
+    }
+    guard words.count == pending.sectors.count else {
+      violate(.coherence, "a read of \(pending.sectors) returned \(words.count) sectors")
+      return
+    }
+    for (index, sector) in pending.sectors.enumerated() {
+      let word = words[index]
+      let floor = pending.floors[index]
+      if let fault = history.judge(word, sector: sector, on: node.index, floor: floor) {
+        violate(
+          .coherence,
+          "node \(node.index) read \(SectorStamp(bits: word)) in sector \(sector), \(fault)")
+        return
+      }
+      history.observe(word, sector: sector, on: node.index)
+      hash.mix(word)
+    }
+  }
+
+  private func checkChange(_ node: SimulatedNode, _ pending: PendingRequest) {
+    guard let change = pending.change else { return }
+    let words = history.words(change)
+    var holders = participants(node)
+    if !holders.contains(node.index) {
+      violate(.durability, "node \(node.index) acknowledged w\(change) without an UpToDate disk")
+    }
+    for other in nodes where holders.contains(other.index) {
+      for (index, sector) in pending.sectors.enumerated() {
+        if other.disk.word(at: sector) != words[index] {
+          violate(
+            .durability,
+            """
+            w\(change) was acknowledged, but sector \(sector) of node \(other.index) holds \
+            \(SectorStamp(bits: other.disk.word(at: sector)))
+            """)
+          return
+        }
+        if pending.forceUnitAccess, !other.disk.isStable(at: sector) {
+          violate(
+            .durability,
+            "w\(change) was acknowledged under FUA, but is not stable on node \(other.index)")
+          return
+        }
+      }
+    }
+    // A peer that has the write and is UpToDate holds it, whatever this node knows of that.
+    let peer = nodes[1 - node.index]
+    if peer.isRunning, peer.diskState == .upToDate, peer.replication == .established {
+      let has = zip(pending.sectors, words).allSatisfy { peer.disk.word(at: $0) == $1 }
+      if has { holders.insert(Set2(peer.index)) }
+    }
+    history.acknowledge(change, holders: holders, durably: pending.forceUnitAccess)
+    if !holders.contains(peer.index) { checkLineage(node, change) }
+  }
+
+  /// The Primary went on alone: its disk must say so, or a crash would make both look equal.
+  private func checkLineage(_ node: SimulatedNode, _ change: Int) {
+    guard options.checksLineage, let mine = node.durableSuperblock,
+      let theirs = nodes[1 - node.index].durableSuperblock
+    else { return }
+    switch mine.lineage.relation(to: theirs.lineage) {
+    case .extends, .otherEmpty, .parted, .unrelated: return
+    case .equal where mine.peers.first?.base != nil: return
+    case .equal where theirs.diskState == .inconsistent: return
+    case .bothEmpty, .selfEmpty, .equal, .extended:
+      violate(
+        .proof,
+        """
+        w\(change) was acknowledged by node \(node.index) alone, but its lineage on disk \
+        \(Self.text(mine.lineage)) does not go beyond \(Self.text(theirs.lineage))
+        """)
+    }
+  }
+
+  private func checkFlush(_ node: SimulatedNode, _ pending: PendingRequest) {
+    let holders = participants(node)
+    for other in nodes where holders.contains(other.index) {
+      let floors = other.index == 0 ? pending.floors : pending.otherFloors
+      for sector in 0..<volumeSectors where floors[sector] > 0 {
+        let word = other.disk.stableWord(at: sector)
+        let fault = history.judge(word, sector: sector, on: other.index, floor: floors[sector])
+        if let fault, fault != .crossed {
+          violate(
+            .durability,
+            """
+            a flush was acknowledged, but stable sector \(sector) of node \(other.index) holds \
+            \(SectorStamp(bits: word)), \(fault)
+            """)
+          return
+        }
+      }
+      history.flushed(other.index, floors: floors)
+    }
+  }
+
+  /// After a power loss, what a flush covered must still be there.
+  func checkDurable(_ index: Int) {
+    let floors = history.durableFloors(on: index)
+    for sector in 0..<volumeSectors where floors[sector] > 0 {
+      let word = nodes[index].disk.word(at: sector)
+      if let fault = history.judge(word, sector: sector, on: index, floor: floors[sector]),
+        fault != .crossed
+      {
+        violate(
+          .durability,
+          """
+          after a power loss sector \(sector) of node \(index) holds \
+          \(SectorStamp(bits: word)), \(fault), though it was flushed
+          """)
+        return
+      }
+    }
+  }
+
+  /// A sector of `node` that lacks an acknowledged write, if there is one.
+  package func missingSector(on index: Int, authority: Int?) -> (Int, String)? {
+    let floors = history.floors(authority: authority)
+    for sector in 0..<volumeSectors {
+      let word = nodes[index].disk.word(at: sector)
+      if let fault = history.judge(word, sector: sector, on: index, floor: floors[sector]) {
+        return (sector, "\(SectorStamp(bits: word)), \(fault)")
+      }
+    }
+    return nil
+  }
+
+  func becamePrimary(_ node: SimulatedNode) {
+    statistics.promotions += 1
+    let other = nodes[1 - node.index]
+    var forced = false
+    if case .primary(force: true)? = node.pendingCommand { forced = true }
+    let bothConnected = node.connection == .connected && other.connection == .connected
+    if other.isRunning, other.role == .primary, bothConnected {
+      violate(.oneWriter, "node \(node.index) became Primary while its connected peer is Primary")
+    }
+    let counted = history.authority(
+      on: node.index, ahead: ahead, isBranched: isBranched || history.isForked)
+    if let (sector, text) = missingSector(on: node.index, authority: counted) {
+      if !forced, node.mayKnowItIsBehind || bothConnected {
+        violate(
+          .promotion,
+          "node \(node.index) was promoted without force, but sector \(sector) holds \(text)")
+      }
+      say("node \(node.index) is promoted without all acknowledged writes")
+      isBranched = true
+    } else if other.isRunning, other.role == .primary {
+      isBranched = true
+    }
+  }
+
+  func becameTarget(_ node: SimulatedNode) {
+    statistics.resyncs += 1
+    if history.isExclusive(node.index) {
+      violate(
+        .divergence,
+        "node \(node.index) becomes SyncTarget though it alone holds acknowledged writes")
+    }
+    history.gaveUp(node.index)
+  }
+
+  func connected(_ node: SimulatedNode) {
+    node.mayKnowItIsBehind = false
+    for other in nodes {
+      other.isUnreconciled = false
+      other.lostPower = false
+    }
+    if history.isForked {
+      violate(.divergence, "node \(node.index) is Connected though both hold writes of their own")
+    }
+  }
+
+  /// Both sides are in step, without or after a resync.
+  func established(_ node: SimulatedNode) {
+    guard node.diskState == .upToDate, node.peerDisk == .upToDate else { return }
+    isBranched = false
+    guard history.isExclusive(node.index) || history.isExclusive(1 - node.index) else { return }
+    // The source of a resync says so after its target, which has cleared the marks by then.
+    if node.replication == .established, nodes[1 - node.index].diskState == .upToDate,
+      nodes[1 - node.index].connection == .connected, missingSector(on: 0, authority: nil) != nil
+    {
+      violate(
+        .divergence,
+        "node \(node.index) is Established without a resync though a replica lacks writes")
+    }
+  }
+
+  func syncEnded(_ node: SimulatedNode) {
+    let source = nodes[1 - node.index]
+    let isLinked =
+      source.isRunning && source.connection == .connected && source.replication != .off
+    guard let promised = source.promisedContent else {
+      if source.isRunning {
+        violate(.proof, "node \(node.index) is UpToDate before its source said it was done")
+      }
+      return
+    }
+    let content = isLinked ? history.syncDone(from: source.index) : promised
+    if isLinked {
+      for sector in 0..<volumeSectors
+      where node.disk.word(at: sector) != source.disk.word(at: sector) {
+        if isInFlight(sector, node: source.index) { continue }
+        violate(
+          .proof,
+          """
+          node \(node.index) is UpToDate after a resync, but sector \(sector) holds \
+          \(SectorStamp(bits: node.disk.word(at: sector))), its source \
+          \(SectorStamp(bits: source.disk.word(at: sector)))
+          """)
+        return
+      }
+    }
+    history.synced(node.index, from: source.index, content: content)
+    source.promisedContent = nil
+    isBranched = false
+  }
+
+  func sawSplitBrain(_ node: SimulatedNode) {
+    statistics.splitBrains += 1
+    if !history.isForked { statistics.falseSplitBrains += 1 }
+  }
+
+  /// What must hold between any two events.
+  func checkAfterEvent() {
+    let isDual = nodes.allSatisfy {
+      $0.isRunning && $0.role == .primary && $0.connection == .connected
+    }
+    if isDual { violate(.oneWriter, "both nodes are Primary and connected") }
+    if now >= convergenceDeadline { judgeConvergence() }
+  }
+}
+
+extension Cluster {
+  /// Whether everything has come together.
+  var isConverged: Bool {
+    pendingRequests == 0
+      && nodes.allSatisfy { node in
+        node.isRunning && node.connection == .connected && node.replication == .established
+          && node.diskState == .upToDate && node.peerDisk == .upToDate
+          && node.replica.requestCount == 0 && node.disk.inFlight == 0
+          && node.pendingCommand == nil && node.buffers.takenCount == 0
+      }
+  }
+
+  /// The bound is reached: say what is missing.
+  func judgeConvergence() {
+    for node in nodes {
+      if node.isRunning, node.connection == .connected, node.replica.requestCount == 0,
+        pendingRequests == 0, node.buffers.takenCount > 0
+      {
+        violate(.buffers, "node \(node.index) never gave back \(node.buffers.takenCount) buffers")
+      }
+    }
+    for slot in clients where slot.pending != nil {
+      guard let pending = slot.pending else { continue }
+      violate(
+        .completion,
+        """
+        a \(pending.operation) of \(pending.sectors) on node \(pending.node) is unanswered since \
+        \(seconds(pending.begun))
+        """)
+    }
+    let states = nodes.map { node in
+      """
+      node \(node.index): running \(node.isRunning) \(node.role) \(node.connection) \
+      (\(node.reason)) \(node.replication) \(node.diskState)/\(node.peerDisk), \
+      \(node.replica.requestCount) requests, command \
+      \(node.pendingCommand.map { "\($0)" } ?? "none")
+      """
+    }
+    violate(.convergence, states.joined(separator: "; "))
+  }
+
+  /// The state at the end of a run that converged.
+  func checkEnd() {
+    for sector in 0..<volumeSectors {
+      let left = nodes[0].disk.word(at: sector)
+      let right = nodes[1].disk.word(at: sector)
+      guard left == right else {
+        violate(
+          .convergence,
+          """
+          sector \(sector) differs at the end: \(SectorStamp(bits: left)) and \
+          \(SectorStamp(bits: right))
+          """)
+        return
+      }
+    }
+    for node in nodes {
+      if let (sector, text) = missingSector(on: node.index, authority: nil) {
+        violate(.durability, "at the end sector \(sector) of node \(node.index) holds \(text)")
+        return
+      }
+    }
+    hasConverged = true
+  }
+}

@@ -1,0 +1,166 @@
+/// Effects of the core, carried out in order as the reactor does it.
+import BlockTypes
+import Metadata
+import Replication
+import Wire
+
+extension Cluster {
+  func carryOut(_ effect: Effect, _ node: SimulatedNode) {
+    switch effect {
+    case .read(let id, let range, let buffer):
+      hold(node, buffer)
+      submit(node, .request(id, buffer), .read, range)
+    case .serve(let id, let range): serve(node, id, range)
+    case .write(let id, let range, let buffer, let durable):
+      hold(node, buffer)
+      guard let words = payload(node, buffer, range.length) else { return }
+      submit(node, .request(id, buffer), .write(words), range, forceUnitAccess: durable)
+    case .writeZeroes(let id, let range, _, let durable):
+      submit(node, .request(id, .none), .zero, range, forceUnitAccess: durable)
+    case .flush(let id): flush(node, id)
+    case .writeSuperblock: writeSuperblock(node)
+    case .send(let connection, let header, let buffer): send(node, connection, header, buffer)
+    case .sendControl(let connection, let message): sendControl(node, connection, message)
+    case .dial:
+      _ = network.dial(from: node.index, now: now, random: &networkRandom)
+      drainNetwork()
+    case .close(let connection):
+      say("node \(node.index) closes connection \(connection.value)")
+      let id = SimulatedNetwork<WireMessage>.ConnectionID(number: Int(connection.value))
+      network.close(id, node: node.index, now: now, random: &networkRandom)
+      drainNetwork()
+    case .release(let buffer): give(node, buffer)
+    case .complete(let tag, let outcome): completed(node, tag, outcome)
+    case .reply(let token, let result): replied(node, token, result)
+    case .detachDisk: say("node \(node.index) detaches its disk")
+    case .note(let note): noted(node, note)
+    }
+  }
+
+  private func payload(_ node: SimulatedNode, _ buffer: BufferID, _ bytes: UInt64) -> [UInt64]? {
+    guard let words = node.buffers.words(buffer) else {
+      violate(.buffers, "node \(node.index) reads buffer \(buffer.value), which is free")
+      return nil
+    }
+    guard UInt64(words.count) * sectorSize == bytes else {
+      violate(
+        .buffers,
+        "node \(node.index): buffer \(buffer.value) has \(words.count) sectors for \(bytes) bytes")
+      return nil
+    }
+    return words
+  }
+
+  private func flush(_ node: SimulatedNode, _ id: SlotID) {
+    let none = SlotRange(start: 0, count: 0)
+    guard options.canary == .skipFlush else {
+      return submit(
+        node, .request(id, .none), .flush, none, forceUnitAccess: false)
+    }
+    submit(node, .swallowed(id), .read, none, forceUnitAccess: false)
+  }
+
+  private func writeSuperblock(_ node: SimulatedNode) {
+    guard var block = node.replica.superblock else {
+      // The disk was dropped in the same step: the core still waits for an answer.
+      submit(
+        node, .superblock, .read, SlotRange(start: 0, count: 0), forceUnitAccess: false)
+      node.nextCopy = 1 - node.nextCopy
+      node.pendingSuperblock = node.durableSuperblock
+      return
+    }
+    node.sequence += 1
+    block.sequence = node.sequence
+    node.pendingSuperblock = block
+    say(
+      """
+      node \(node.index) writes superblock \(block.sequence): \(block.diskState) dirty \
+      \(block.dirty) primary \(block.wasPrimary) lineage \(Self.text(block.lineage)) base \
+      \(block.peers.first?.base.map(Self.text) ?? "-")
+      """)
+    let words = node.disk.words(for: Self.encode(block))
+    let range = SlotRange(start: volumeSectors + node.nextCopy * 8, count: 8)
+    submit(node, .superblock, .write(words), range, forceUnitAccess: true)
+  }
+
+  private func send(
+    _ node: SimulatedNode, _ connection: ConnectionID, _ header: MessageHeader,
+    _ buffer: BufferID
+  ) {
+    var words: [UInt64] = []
+    if buffer != .none {
+      hold(node, buffer)
+      guard let payload = payload(node, buffer, UInt64(header.payloadBytes)) else { return }
+      words = payload
+      // The kernel has taken the bytes a little later; until then the buffer must not change.
+      queue.schedule(
+        at: now + networkRandom.below(50_000),
+        .sent(node: node.index, epoch: node.epoch, buffer))
+    }
+    var bytes = [UInt8](repeating: 0, count: MessageHeader.byteCount)
+    unsafe bytes.withUnsafeMutableBytes { header.encode(into: $0) }
+    transmit(node, connection, WireMessage(bytes: bytes, words: words))
+  }
+
+  private func sendControl(
+    _ node: SimulatedNode, _ connection: ConnectionID, _ message: ControlMessage
+  ) {
+    if message == .syncDone { node.promisedContent = history.syncDone(from: node.index) }
+    var bytes = [UInt8](
+      repeating: 0, count: MessageHeader.byteCount + Int(maxControlPayloadBytes))
+    let count = unsafe bytes.withUnsafeMutableBytes {
+      node.replica.encode(message, for: connection, into: $0)
+    }
+    guard count > 0 else { return }
+    transmit(node, connection, WireMessage(bytes: Array(bytes[0..<count]), words: []))
+  }
+
+  private func transmit(
+    _ node: SimulatedNode, _ connection: ConnectionID, _ message: WireMessage
+  ) {
+    let id = SimulatedNetwork<WireMessage>.ConnectionID(number: Int(connection.value))
+    network.send(message, on: id, from: node.index, now: now, random: &networkRandom)
+    drainNetwork()
+  }
+
+  private func noted(_ node: SimulatedNode, _ note: Note) {
+    say("node \(node.index) notes \(Self.text(note))")
+    switch note {
+    case .role(_, let new):
+      node.role = new
+      if new == .primary { becamePrimary(node) }
+    case .disk(let old, let new):
+      node.diskState = new
+      if old == .inconsistent, new == .upToDate, node.replication == .syncTarget {
+        syncEnded(node)
+      }
+    case .connection(_, _, let new, let reason):
+      node.connection = new
+      node.reason = reason
+      if new == .connected { connected(node) }
+      if reason == .splitBrain { sawSplitBrain(node) }
+      if reason == .protocolError {
+        violate(.conduct, "node \(node.index) met a protocol error from a correct peer")
+      }
+    case .replication(_, _, let new):
+      node.replication = new
+      if new == .syncTarget { becameTarget(node) }
+      if new == .established { established(node) }
+    case .peerDisk(_, _, let new): node.peerDisk = new
+    case .protocolError(_, let type):
+      violate(.conduct, "node \(node.index) took a \(type) for a protocol error")
+    case .peerRole, .decision, .newGeneration, .resyncDone, .diskError: break
+    }
+  }
+
+  static func text(_ note: Note) -> String {
+    switch note {
+    case .newGeneration(let generation): "generation \(text(generation))"
+    case .decision(_, let decision):
+      "decision \(decision.action) by rule \(decision.rule) \(decision.reason)"
+    case .role, .disk, .connection, .replication, .peerDisk, .peerRole, .resyncDone, .diskError,
+      .protocolError:
+      "\(note)"
+    }
+  }
+}

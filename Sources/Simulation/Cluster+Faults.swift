@@ -1,0 +1,159 @@
+/// Disturbances, the end of them, and what a whole run consists of.
+import BlockTypes
+import Replication
+import Wire
+
+extension Cluster {
+  /// Runs everything that the options describe and returns what was broken, if anything.
+  package func runWhole() {
+    for index in 0...1 { queue.schedule(at: UInt64(index) * 10_000_000, .start(node: index)) }
+    nodes[0].startIsScheduled = true
+    nodes[1].startIsScheduled = true
+    startOperator()
+    if options.clientsDuringFirstSync {
+      startClients()
+    } else {
+      for slot in clients.indices { queue.schedule(at: 20_000_000_000, .client(slot: slot)) }
+    }
+    if faultsLeft > 0 {
+      let begin = options.clientsDuringFirstSync ? 200_000_000 : 20_000_000_000 as UInt64
+      queue.schedule(at: begin + planRandom.below(options.faultPauseMs * 1_000_000), .fault(0))
+    } else {
+      queue.schedule(at: 30_000_000_000, .faultsOver)
+    }
+    run(until: 40 * 3_600_000_000_000)
+    if violations.isEmpty, !hasConverged { violate(.progress, "nothing is left to happen") }
+  }
+
+  func disturb(_ number: Int) {
+    guard faultsLeft > 0 else { return }
+    faultsLeft -= 1
+    let kind = options.faults[planRandom.index(options.faults.count)]
+    hash.event(at: now, 14 << 56 | UInt64(kind.rawValue))
+    say("fault: \(kind)")
+    statistics.faults[kind.rawValue] += 1
+    apply(kind)
+    let pause = planRandom.below(options.faultPauseMs * 1_000_000)
+    queue.schedule(
+      at: now + pause + (faultsLeft == 0 ? options.faultLastsMs * 1_000_000 : 0),
+      faultsLeft == 0 ? .faultsOver : .fault(number + 1))
+  }
+
+  private var primaryIndex: Int { nodes.first { $0.role == .primary }?.index ?? planRandom.index(2) }
+
+  private func lasts(_ node: Int, _ kind: FaultKind) {
+    let length = 1_000_000 + planRandom.below(options.faultLastsMs * 1_000_000)
+    queue.schedule(at: now + length, .faultEnds(node: node, kind))
+  }
+
+  private func apply(_ kind: FaultKind) {
+    let primary = primaryIndex
+    let node = planRandom.index(2)
+    switch kind {
+    case .killPrimary: end(primary, .kill)
+    case .killSecondary: end(1 - primary, .kill)
+    case .killBoth: for index in 0...1 { end(index, .kill) }
+    case .powerPrimary: end(primary, .powerLoss)
+    case .powerSecondary: end(1 - primary, .powerLoss)
+    case .powerBoth: for index in 0...1 { end(index, .powerLoss) }
+    case .restartCleanly: if nodes[node].pendingCommand == nil { command(node, .shutdown) }
+    case .pauseNode:
+      guard nodes[node].isRunning else { return }
+      nodes[node].pausedUntil = now + planRandom.below(options.faultLastsMs * 1_000_000)
+    case .cutConnection, .halfOpenConnection: cut(kind)
+    case .blockOneWay:
+      setBlocked(true, from: node)
+      lasts(node, kind)
+    case .blockBothWays:
+      for index in 0...1 { setBlocked(true, from: index) }
+      lasts(node, kind)
+    case .slowDisk:
+      nodes[node].slowByNs = planRandom.below(3_000_000_000)
+      lasts(node, kind)
+    case .readErrors:
+      nodes[node].disk.faults.readError = Ratio(1, of: planRandom.within(1...20))
+      lasts(node, kind)
+    case .writeErrors:
+      nodes[node].disk.faults.writeError = Ratio(1, of: planRandom.within(1...50))
+      lasts(node, kind)
+    case .flushErrors:
+      nodes[node].disk.faults.flushError = Ratio(1, of: planRandom.within(1...5))
+      lasts(node, kind)
+    case .switchOver, .demoteAndPromote, .disconnectCommand, .invalidateSecondary, .promoteBoth,
+      .carelessPromote:
+      administer(kind, primary)
+    }
+  }
+
+  private func administer(_ kind: FaultKind, _ primary: Int) {
+    guard nodes[primary].pendingCommand == nil, nodes[1 - primary].pendingCommand == nil else {
+      return
+    }
+    switch kind {
+    case .switchOver:
+      operatorState.switchTo = 1 - primary
+      command(primary, .secondary(heldOpen: false))
+    case .demoteAndPromote: command(primary, .secondary(heldOpen: pendingRequests > 0))
+    case .disconnectCommand:
+      let node = planRandom.index(2)
+      operatorState.disconnectedUntil[node] =
+        now + planRandom.below(options.faultLastsMs * 1_000_000)
+      if nodes[node].connection == .connected, nodes[1 - node].role == .primary {
+        nodes[node].mayKnowItIsBehind = true
+      }
+      command(node, .disconnect)
+    case .invalidateSecondary:
+      // Only where the other replica has everything: else this would be an operator's mistake.
+      guard nodes[1 - primary].isRunning, nodes[primary].isRunning else { return }
+      guard nodes[primary].diskState == .upToDate, hasEverything(primary) else { return }
+      command(1 - primary, .invalidate)
+    case .promoteBoth:
+      for index in 0...1 { command(index, .primary(force: false)) }
+    case .carelessPromote: command(1 - primary, .primary(force: false))
+    default: preconditionFailure("\(kind) is not for the administrator")
+    }
+  }
+
+  /// Blocks or opens a path.
+  package func setBlocked(_ value: Bool, from node: Int) {
+    network.setBlocked(value, from: node, now: now, random: &networkRandom)
+    drainNetwork()
+  }
+
+  /// Cuts every open connection.
+  package func cut(_ kind: FaultKind) {
+    for id in network.openConnections {
+      let how: SimulatedNetwork<WireMessage>.Cut =
+        kind == .cutConnection ? .bothTold : .halfOpen(untold: planRandom.index(2))
+      network.cut(id, how, now: now, random: &networkRandom)
+    }
+    drainNetwork()
+  }
+
+  func endFault(_ kind: FaultKind, _ node: Int) {
+    say("fault ends: \(kind)")
+    switch kind {
+    case .blockOneWay: setBlocked(false, from: node)
+    case .blockBothWays: for index in 0...1 { setBlocked(false, from: index) }
+    case .slowDisk: nodes[node].slowByNs = 0
+    case .readErrors, .writeErrors, .flushErrors: nodes[node].disk.faults = DiskFaults()
+    default: break
+    }
+  }
+
+  /// From now on the world behaves; clients end soon, and everything must come together.
+  func endFaults() {
+    say("faults are over")
+    faultsAreOver = true
+    faultsLeft = 0
+    for node in nodes {
+      node.slowByNs = 0
+      node.disk.faults = DiskFaults()
+      node.pausedUntil = min(node.pausedUntil, now)
+      operatorState.disconnectedUntil[node.index] = 0
+    }
+    for index in 0...1 { setBlocked(false, from: index) }
+    clientRequestsLeft = min(clientRequestsLeft, 100)
+    convergenceDeadline = now + 600_000_000_000
+  }
+}

@@ -1,0 +1,171 @@
+/// Two nodes, a network, clients and an operator in virtual time: one run of the simulator.
+///
+/// The cluster drives the shipped core exactly as the reactor does: one event at a time, every effect
+/// carried out in order before the next event. Everything that happens follows from the options; the
+/// run ends at the first broken promise, or when everything has come together after the last fault.
+import BlockTypes
+import Metadata
+package import Replication
+import Wire
+
+/// What waits in the event queue.
+enum Occurrence {
+  case disk(node: Int, epoch: Int, DiskPurpose, SimulatedDisk.Ticket, SlotRange)
+  case network(SimulatedNetwork<WireMessage>.Reminder)
+  case sent(node: Int, epoch: Int, BufferID)
+  case tick(node: Int, epoch: Int)
+  case start(node: Int)
+  case client(slot: Int)
+  case operatorTurn
+  case fault(Int)
+  case faultEnds(node: Int, FaultKind)
+  case faultsOver
+}
+
+/// The sectors of a disk operation.
+struct SlotRange: Sendable {
+  let start: Int
+  let count: Int
+}
+
+/// One simulated cluster.
+package final class Cluster {
+  package let options: SwarmOptions
+  package let nodes: [SimulatedNode]
+  package var network: SimulatedNetwork<WireMessage>
+  package var history: WriteHistory
+  var queue = EventQueue<Occurrence>()
+  package internal(set) var hash = EventHash()
+  package internal(set) var violations: [Violation] = []
+  package var statistics = Statistics()
+
+  // One generator a part, so that one part drawing more does not shift all others.
+  var diskRandom: [SeededGenerator]
+  var networkRandom: SeededGenerator
+  var clientRandom: SeededGenerator
+  var planRandom: SeededGenerator
+  var entropy: SeededGenerator
+
+  var clients: [ClientSlot]
+  var clientRequestsLeft: Int
+  var clientSerial: UInt64 = 0
+  /// Clients make no new requests.
+  package var clientsAreHeld = false
+  var faultsLeft: Int
+  package internal(set) var faultsAreOver = false
+  package internal(set) var convergenceDeadline = UInt64.max
+  package internal(set) var hasConverged = false
+  /// Whether an operator promoted a replica that lacked acknowledged writes.
+  var isBranched = false
+  var operatorState = OperatorState()
+  /// Answers to commands, newest last, for scenarios.
+  package internal(set) var lastResult: [CommandResult?] = [nil, nil]
+
+  /// Lines of the trace; empty unless `isTracing`.
+  package private(set) var trace: [String] = []
+  /// Whether lines are kept.
+  package var isTracing = false
+
+  static let metadataSectors = 16
+
+  /// Sectors of the volume.
+  package var volumeSectors: Int { options.volumeBlocks * 8 }
+
+  /// Two machines with fresh metadata, switched off.
+  package init(options: SwarmOptions) {
+    self.options = options
+    var random = SeededGenerator(seed: options.seed)
+    diskRandom = [random.fork(), random.fork()]
+    networkRandom = random.fork()
+    clientRandom = random.fork()
+    planRandom = random.fork()
+    entropy = random.fork()
+    let sectors = options.volumeBlocks * 8
+    nodes = (0...1).map { index in
+      SimulatedNode(
+        index: index, options: options, sectorCount: sectors + Self.metadataSectors,
+        replica: Replica(options: Self.replicaOptions(options, index, instance: 0)))
+    }
+    var networkOptions = SimulatedNetwork<WireMessage>.Options()
+    networkOptions.delay = options.networkDelay
+    network = SimulatedNetwork(options: networkOptions)
+    history = WriteHistory(sectorCount: sectors, seed: options.seed)
+    clients = (0..<options.clientDepth).map { _ in ClientSlot() }
+    clientRequestsLeft = options.clientRequests
+    faultsLeft = options.faultCount
+    for node in nodes { createMetadata(node) }
+  }
+
+  static func replicaOptions(
+    _ options: SwarmOptions, _ node: Int, instance: UInt64
+  ) -> ReplicaOptions {
+    var core = ReplicaOptions(
+      node: nodeID(node), resource: "simulated", peers: [nodeID(1 - node)], instance: instance)
+    core.timeoutMs = options.timeoutMs
+    core.koCount = options.koCount
+    core.pingIntervalMs = options.pingIntervalMs
+    core.connectIntervalMs = 3_000
+    core.clientRequestLimit = 64
+    core.peerRequestLimit = 128
+    core.resyncRequestBytes = options.resyncRequestBytes
+    core.resyncWindow = options.resyncWindow
+    core.sabotage = options.canary.sabotage
+    return core
+  }
+
+  static func nodeID(_ index: Int) -> NodeID {
+    guard let id = NodeID(UInt64(index)) else { preconditionFailure("node ids are 0 and 1") }
+    return id
+  }
+
+  /// Virtual time in nanoseconds.
+  package var now: UInt64 { queue.now }
+
+  func say(_ text: @autoclosure () -> String) {
+    guard isTracing else { return }
+    trace.append("\(seconds(now)) \(text())")
+  }
+
+  func violate(_ oracle: Oracle, _ text: String) {
+    violations.append(Violation(oracle: oracle, text: text, time: now))
+    say("VIOLATION of \(oracle.rawValue): \(text)")
+  }
+
+  func draw(_ latency: Latency, _ node: Int) -> UInt64 { latency.draw(&diskRandom[node]) }
+}
+
+/// What a run did, for reports and for tests that ask whether a fault was ever injected.
+package struct Statistics: Equatable, Sendable {
+  package var reads = 0
+  package var writes = 0
+  package var flushes = 0
+  package var failed = 0
+  package var refused = 0
+  package var abandoned = 0
+  package var messages = 0
+  package var faults = [Int](repeating: 0, count: FaultKind.allCases.count)
+  package var resyncs = 0
+  package var splitBrains = 0
+  package var falseSplitBrains = 0
+  package var promotions = 0
+  package var steps = 0
+
+  /// Adds another run.
+  package mutating func add(_ other: Statistics) {
+    reads += other.reads
+    writes += other.writes
+    flushes += other.flushes
+    failed += other.failed
+    refused += other.refused
+    abandoned += other.abandoned
+    messages += other.messages
+    for kind in faults.indices { faults[kind] += other.faults[kind] }
+    resyncs += other.resyncs
+    splitBrains += other.splitBrains
+    falseSplitBrains += other.falseSplitBrains
+    promotions += other.promotions
+    steps += other.steps
+  }
+
+  package init() {}
+}

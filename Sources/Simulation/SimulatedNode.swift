@@ -1,0 +1,105 @@
+/// One machine of a simulated cluster: the shipped core, and what its driver would keep.
+///
+/// Everything but the disk belongs to one run of the process: `epoch` rises with each start and each
+/// end, and what was scheduled for an earlier run is dropped when its time comes.
+package import BlockTypes
+package import Metadata
+package import Replication
+package import Wire
+
+/// A message on its way: encoded as on the wire, with stamps for the payload.
+package struct WireMessage: Sendable {
+  /// The encoded header and, for a handshake message, its payload.
+  package var bytes: [UInt8]
+  /// Payload of a data message, one word a sector.
+  package var words: [UInt64]
+}
+
+/// What an operation of a disk is for.
+package enum DiskPurpose: Sendable {
+  case request(SlotID, BufferID)
+  /// A read that fills a buffer that the driver took for it.
+  case serve(SlotID, BufferID)
+  case superblock
+  /// A flush that the planted bug left out.
+  case swallowed(SlotID)
+}
+
+/// One machine.
+package final class SimulatedNode {
+  /// 0 or 1.
+  package let index: Int
+  package var replica: Replica
+  package var disk: SimulatedDisk
+  package var buffers: BufferLedger
+  /// Which run of the process this is.
+  package var epoch = 0
+  package var isRunning = false
+  /// Events for this node wait until then.
+  package var pausedUntil: UInt64 = 0
+  /// Disk operations take up to this much longer, in nanoseconds.
+  package var slowByNs: UInt64 = 0
+  /// When the earliest scheduled tick fires.
+  package var tickAt = UInt64.max
+  package var idleTicks = 0
+  /// The node's own clock is this far from the virtual time.
+  package var clockOffset: UInt64 = 0
+
+  /// The driver's knowledge of the superblock copies.
+  package var nextCopy = 0
+  package var sequence: UInt64 = 0
+  package var pendingSuperblock: Superblock?
+  /// What a reader of the disk would find now.
+  package var durableSuperblock: Superblock?
+  /// Reads for a resync that wait for a free buffer.
+  package var waitingServes: [(SlotID, ByteRange)] = []
+
+  // What the notes of the core said, in order: the state as of the effect that is carried out.
+  package var role = Role.secondary
+  package var diskState = DiskState.diskless
+  package var connection = ConnectionState.standAlone
+  package var reason = Reason.notConfigured
+  package var replication = ReplicationState.off
+  package var peerDisk = DiskState.unknown
+  package var connectionID: ConnectionID?
+
+  /// The command that was given and not answered.
+  package var pendingCommand: Command?
+  package var commandToken: UInt64 = 0
+  /// A restart is scheduled.
+  package var startIsScheduled = false
+  /// The node ended without a clean shutdown and has not met its peer since.
+  package var isUnreconciled = false
+  package var lostPower = false
+  /// The node knows, or must assume, that its peer went on without it.
+  package var mayKnowItIsBehind = false
+  /// Content that the node promised its sync target with `syncDone`.
+  package var promisedContent: SyncedContent?
+
+  init(index: Int, options: SwarmOptions, sectorCount: Int, replica: consuming Replica) {
+    self.index = index
+    self.replica = replica
+    disk = SimulatedDisk(sectorCount: sectorCount)
+    buffers = BufferLedger(count: options.bufferCount)
+  }
+
+  /// Forgets what belonged to a run of the process.
+  func forgetRun(bufferCount: Int) {
+    isRunning = false
+    epoch += 1
+    tickAt = .max
+    idleTicks = 0
+    pausedUntil = 0
+    pendingSuperblock = nil
+    waitingServes = []
+    buffers = BufferLedger(count: bufferCount)
+    role = .secondary
+    diskState = .diskless
+    connection = .standAlone
+    reason = .notConfigured
+    replication = .off
+    peerDisk = .unknown
+    pendingCommand = nil
+    promisedContent = nil
+  }
+}
