@@ -35,6 +35,13 @@ extension Replica {
     }
   }
 
+  /// When the command under way expires. One that is being made durable ends with the disk.
+  var commandDeadline: Instant {
+    guard let command else { return .never }
+    if case .persisting = command.stage { return .never }
+    return command.deadline
+  }
+
   /// Whether a handshake must wait because a command is changing what would be reported.
   var commandIsUnderWay: Bool {
     guard let command else { return false }

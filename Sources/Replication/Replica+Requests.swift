@@ -169,15 +169,16 @@ extension Replica {
 
   mutating func diskCompleted(_ id: SlotID, _ result: Int32, _ buffer: BufferID) {
     precondition(requests.contains(id), "a completion for a request that does not exist")
-    requests[id].isLocalPending = false
     if result < 0 {
       requests[id].failed = true
       effects.push(.note(.diskError(id, errno: -result)))
     }
-    let request = requests[id]
     // A failed write or flush is final for this disk: Linux may have dropped the dirty pages and
-    // report success next time. A failed read condemns only what was asked for.
-    if result < 0, request.operation != .read, disk != .diskless { failDisk() }
+    // report success next time. A failed read condemns only what was asked for. Losing the disk may
+    // lose the connection, which drops requests: this one stays until it is looked at below.
+    if result < 0, requests[id].operation != .read, disk != .diskless { failDisk() }
+    requests[id].isLocalPending = false
+    let request = requests[id]
     switch request.origin {
     case .client:
       if request.operation == .read { finishRead(id, request) } else { finishClientRequest(id) }

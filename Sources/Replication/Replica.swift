@@ -200,7 +200,7 @@ public struct Replica: ~Copyable {
 
   /// When the next `tick` is due; `.never` when only events can change anything.
   public var nextDeadline: Instant {
-    var deadline = command?.deadline ?? .never
+    var deadline = commandDeadline
     for slot in 0..<peers.count { deadline = min(deadline, peers[slot].deadline(options)) }
     for slot in 0..<accepted.count where accepted[slot].connection != nil {
       deadline = min(deadline, accepted[slot].deadline)
