@@ -60,7 +60,10 @@ extension Cluster {
       violate(.durability, "node \(node.index) acknowledged w\(change) without an UpToDate disk")
     }
     for other in nodes where holders.contains(other.index) {
-      for (index, sector) in pending.sectors.enumerated() {
+      let isLost = !pending.forceUnitAccess && hasLostPower(other, since: pending.begun)
+      // It had written it and answered, and lost power while the answer was under way.
+      if isLost { holders.remove(Set2(other.index)) }
+      for (index, sector) in pending.sectors.enumerated() where !isLost {
         if other.disk.word(at: sector) != words[index] {
           violate(
             .durability,
@@ -80,12 +83,14 @@ extension Cluster {
     }
     // A peer that has the write and is UpToDate holds it, whatever this node knows of that.
     let peer = nodes[1 - node.index]
-    if peer.isRunning, peer.diskState == .upToDate, peer.replication == .established {
-      let has = zip(pending.sectors, words).allSatisfy { peer.disk.word(at: $0) == $1 }
-      if has { holders.insert(Set2(peer.index)) }
-    }
+    let peerHasIt = zip(pending.sectors, words).allSatisfy { peer.disk.word(at: $0) == $1 }
+    if peerHasIt, peer.isRunning, peer.diskState == .upToDate { holders.insert(Set2(peer.index)) }
     history.acknowledge(change, holders: holders, durably: pending.forceUnitAccess)
-    if !holders.contains(peer.index) { checkLineage(node, change) }
+    if !peerHasIt, !hasLostPower(peer, since: pending.begun) { checkLineage(node, change) }
+  }
+
+  private func hasLostPower(_ node: SimulatedNode, since begun: UInt64) -> Bool {
+    node.lostPowerAt.map { $0 >= begun } ?? false
   }
 
   /// The Primary went on alone: its disk must say so, or a crash would make both look equal.

@@ -30,7 +30,9 @@ struct PendingRequest {
 extension Cluster {
   /// Lets the clients begin.
   package func startClients() {
-    for slot in clients.indices { queue.schedule(at: now + UInt64(slot) * 1_000, .client(slot: slot)) }
+    for slot in clients.indices {
+      queue.schedule(at: now + UInt64(slot) * 1_000, .client(slot: slot))
+    }
   }
 
   /// Requests that have not been completed.
@@ -81,7 +83,9 @@ extension Cluster {
   }
 
   private func drawSectors() -> Range<Int> {
-    let hot = clientRandom.below(4) > 0 ? min(options.hotBlocks, options.volumeBlocks) : options.volumeBlocks
+    let hot =
+      clientRandom.below(4) > 0
+      ? min(options.hotBlocks, options.volumeBlocks) : options.volumeBlocks
     let whole = clientRandom.coin()
     var start = clientRandom.index(hot * 8)
     var count = 1 + clientRandom.index(options.requestSectors)

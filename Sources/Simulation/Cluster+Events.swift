@@ -10,6 +10,9 @@ extension Cluster {
     while violations.isEmpty, !hasConverged, let next = queue.nextTime, next <= time {
       guard let occurrence = queue.pop() else { return }
       statistics.steps += 1
+      eventsAtThisTime = now == lastEventTime ? eventsAtThisTime + 1 : 0
+      lastEventTime = now
+      if eventsAtThisTime > Self.eventsAtOneTime { violate(.progress, "time stands still") }
       happen(occurrence)
       checkAfterEvent()
     }

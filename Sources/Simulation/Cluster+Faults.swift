@@ -39,7 +39,9 @@ extension Cluster {
       faultsLeft == 0 ? .faultsOver : .fault(number + 1))
   }
 
-  private var primaryIndex: Int { nodes.first { $0.role == .primary }?.index ?? planRandom.index(2) }
+  private var primaryIndex: Int {
+    nodes.first { $0.role == .primary }?.index ?? planRandom.index(2)
+  }
 
   private func lasts(_ node: Int, _ kind: FaultKind) {
     let length = 1_000_000 + planRandom.below(options.faultLastsMs * 1_000_000)
@@ -59,7 +61,8 @@ extension Cluster {
     case .restartCleanly: if nodes[node].pendingCommand == nil { command(node, .shutdown) }
     case .pauseNode:
       guard nodes[node].isRunning else { return }
-      nodes[node].pausedUntil = now + planRandom.below(options.faultLastsMs * 1_000_000)
+      let until = now + planRandom.below(options.faultLastsMs * 1_000_000)
+      nodes[node].pausedUntil = max(nodes[node].pausedUntil, until)
     case .cutConnection, .halfOpenConnection: cut(kind)
     case .blockOneWay:
       setBlocked(true, from: node)
@@ -149,7 +152,6 @@ extension Cluster {
     for node in nodes {
       node.slowByNs = 0
       node.disk.faults = DiskFaults()
-      node.pausedUntil = min(node.pausedUntil, now)
       operatorState.disconnectedUntil[node.index] = 0
     }
     for index in 0...1 { setBlocked(false, from: index) }

@@ -124,6 +124,7 @@ extension Cluster {
       node.disk.powerLoss(random: &diskRandom[index])
       network.powerGone(index, random: &networkRandom)
       node.lostPower = true
+      node.lostPowerAt = now
       history.powerLost(index)
       checkDurable(index)
     }

@@ -66,7 +66,12 @@ package final class Cluster {
   /// Whether lines are kept.
   package var isTracing = false
 
+  var eventsAtThisTime = 0
+  var lastEventTime: UInt64 = 0
+
   static let metadataSectors = 16
+  /// A pause that ends releases hundreds of events at once, never this many.
+  static let eventsAtOneTime = 100_000
 
   /// Sectors of the volume.
   package var volumeSectors: Int { options.volumeBlocks * 8 }

@@ -289,8 +289,9 @@ extension SimulatedDisk {
     }
   }
 
-  /// A read that met writes on its way sees, sector by sector, an older or a newer value.
-  private func blend(
+  /// A read that met writes on its way sees, sector by sector, an older or a newer value. A newer
+  /// value that was seen once is there: no later read sees the older one again.
+  private mutating func blend(
     _ words: inout [UInt64], _ flight: Flight, random: inout SeededGenerator
   ) {
     for offset in words.indices where words[offset] != flight.before[offset] {
@@ -304,12 +305,25 @@ extension SimulatedDisk {
       case .read, .flush: break
       case .write(let theirs):
         for sector in low..<high where random.coin() {
+          carryOutEarly(theirs[sector - other.start], sector)
           words[sector - flight.start] = theirs[sector - other.start]
         }
       case .zero:
-        for sector in low..<high where random.coin() { words[sector - flight.start] = 0 }
+        for sector in low..<high where random.coin() {
+          carryOutEarly(0, sector)
+          words[sector - flight.start] = 0
+        }
       }
     }
+  }
+
+  /// One sector of a write in flight has arrived before the rest.
+  private mutating func carryOutEarly(_ word: UInt64, _ sector: Int) {
+    guard current[sector] != word else { return }
+    version += 1
+    current[sector] = word
+    currentVersion[sector] = version
+    cache.append(Cached(version: version, start: sector, words: [word]))
   }
 
   /// Two writes to one sector in flight at once end in an order that nobody chose.

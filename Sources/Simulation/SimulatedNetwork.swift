@@ -60,6 +60,8 @@ package struct SimulatedNetwork<Message> {
     var dead = [false, false]
     /// A side that will be told that the connection is gone.
     var closing = [false, false]
+    /// The dialler was told that it is connected.
+    var isEstablished = false
   }
 
   /// How the network behaves in ordinary times.
@@ -231,7 +233,9 @@ extension SimulatedNetwork {
     case .dial(let id, let attempt): return dialArrives(id, attempt, now: now, random: &random)
     case .established(let id):
       let node = connections[id.number].dialler
-      return connections[id.number].open[node] ? .connected(id, node: node) : nil
+      guard connections[id.number].open[node] else { return nil }
+      connections[id.number].isEstablished = true
+      return .connected(id, node: node)
     case .deliver(let id, let side):
       guard !blockedFrom[1 - side], connections[id.number].open[side] else { return nil }
       guard let first = connections[id.number].toward[side].first, first.due <= now else {
@@ -244,12 +248,15 @@ extension SimulatedNetwork {
       guard !blockedFrom[1 - side] else { return nil }
       guard connections[id.number].toward[side].isEmpty else {
         // A path that opened again delivers first.
-        scheduled.append((connections[id.number].lastDue[side] + 1, .close(id, side: side)))
+        let after = max(connections[id.number].lastDue[side], now) + 1_000_000
+        scheduled.append((after, .close(id, side: side)))
         return nil
       }
       connections[id.number].open[side] = false
       connections[id.number].dead[side] = true
-      return .closed(id, node: side)
+      let isDialling =
+        side == connections[id.number].dialler && !connections[id.number].isEstablished
+      return isDialling ? .dialFailed(id, node: side) : .closed(id, node: side)
     }
   }
 

@@ -71,6 +71,8 @@ package final class SimulatedNode {
   /// The node ended without a clean shutdown and has not met its peer since.
   package var isUnreconciled = false
   package var lostPower = false
+  /// When the machine lost power last.
+  package var lostPowerAt: UInt64?
   /// The node knows, or must assume, that its peer went on without it.
   package var mayKnowItIsBehind = false
   /// Content that the node promised its sync target with `syncDone`.

@@ -123,6 +123,7 @@ struct Parent {
   }
 
   private mutating func fail(_ seed: UInt64, _ text: String) {
+    guard failed.count < command.failures else { return }
     failed.append((seed, text))
     print("seed \(seed) FAILED: \(text)")
     flushOutput()
