@@ -144,6 +144,10 @@ let package = Package(
     .testTarget(
       name: "ControlTests", dependencies: ["Control", "Configuration", "BlockTypes"],
       swiftSettings: base),
+    .testTarget(
+      name: "ashlaradmTests",
+      dependencies: ["ashlaradm", "Control", "Configuration", "BlockTypes", "Metadata"],
+      swiftSettings: base),
     .testTarget(name: "HouseRulesTests", swiftSettings: base),
     // Real processes and real clients; runs the built programs, so it depends on no target.
     .testTarget(name: "IntegrationTests", exclude: ["Clients"], swiftSettings: base),

@@ -1,7 +1,7 @@
 /// What a node reports about a resource: the keys of `drbdsetup status --json` with their meaning,
 /// and a few of Ashlar's own, which are absent when there is nothing to say.
 ///
-/// Counters and sizes are KiB, as DRBD's are.
+/// Counters and sizes are KiB, as DRBD's are; the `rs-` amounts are sectors, as DRBD's are.
 
 /// One resource as this node sees it.
 public struct ResourceStatus: Equatable, Sendable, Codable {
@@ -222,11 +222,11 @@ public struct PeerDeviceStatus: Equatable, Sendable, Codable {
   public var percentInSync: Double = 0
   /// Percentage of this resync that is done.
   public var percentResyncDone: Double?
-  /// KiB this resync has to look at.
+  /// Sectors (512 bytes) this resync had to look at when it began, as DRBD counts them.
   public var resyncTotal: UInt64?
-  /// KiB that could not be resynced.
+  /// Sectors that could not be resynced.
   public var resyncFailed: UInt64?
-  /// KiB found equal by checksum.
+  /// Sectors found equal by checksum.
   public var resyncSameChecksum: UInt64?
   /// KiB a second the target asks for.
   public var want: UInt64?

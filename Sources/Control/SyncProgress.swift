@@ -26,7 +26,8 @@ public struct SyncProgress: Equatable, Sendable {
 
   /// The progress of `device`; `nil` when it does not resync.
   public init?(_ device: PeerDeviceStatus) {
-    guard device.replicationState.isSyncing, let total = device.resyncTotal else { return nil }
+    guard device.replicationState.isSyncing, let sectors = device.resyncTotal else { return nil }
+    let total = sectors / 2
     totalKiB = total
     leftKiB = min(device.outOfSync, total)
     let done = total - leftKiB

@@ -15,7 +15,7 @@ func syncingResource() -> ResourceStatus {
   peer.sent = 29120
   peer.outOfSync = 69144
   peer.hasSyncDetails = true
-  peer.resyncTotal = 98264
+  peer.resyncTotal = 98264 * 2
   var connection = ConnectionStatus(
     peerNodeID: 1, name: "bravo", connectionState: .connected)
   connection.peerRole = .secondary
