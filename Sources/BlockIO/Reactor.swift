@@ -231,6 +231,17 @@ extension Reactor {
     unsafe core.pointee.sendIsCongested(stream)
   }
 
+  /// Whether the stream still occupies its place: open, or closing and not let go by the kernel.
+  public func streamExists(_ stream: StreamID) -> Bool {
+    unsafe core.pointee.streamExists(stream)
+  }
+
+  /// Whether the stream's ring of copied bytes is three quarters full, which only a peer that does
+  /// not read its answers can cause. `.drained` follows when it is not.
+  public func sendRingIsNearlyFull(_ stream: StreamID) -> Bool {
+    unsafe core.pointee.sendRingIsNearlyFull(stream)
+  }
+
   /// Ends the stream at once: what is queued is dropped. The id is dead afterwards and no event comes
   /// for it. An id that is dead already is ignored.
   public mutating func closeStream(_ stream: StreamID) { unsafe core.pointee.closeStream(stream) }

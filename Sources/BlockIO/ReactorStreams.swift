@@ -191,6 +191,13 @@ extension ReactorCore {
     unsafe streams.owned(stream).pointee.isCongested
   }
 
+  /// Whether the stream still occupies its place: open, ended, or still sending.
+  func streamExists(_ stream: StreamID) -> Bool { streams.contains(stream.slot) }
+
+  func sendRingIsNearlyFull(_ stream: StreamID) -> Bool {
+    unsafe streams.owned(stream).pointee.ringIsNearlyFull
+  }
+
   @inline(__always)
   private mutating func queueSend(_ slot: UInt32) {
     let state = unsafe streams.pointer(slot)

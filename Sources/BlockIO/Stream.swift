@@ -175,6 +175,9 @@ extension Stream {
       || segmentTail - segmentHead > segmentCapacity / 2
   }
 
+  /// Whether little room is left for small messages, however much payload is queued.
+  var ringIsNearlyFull: Bool { queuedRingBytes > ringCapacity / 4 * 3 }
+
   /// Whether the queue is below its low-water mark.
   var isBelowLowWater: Bool {
     queuedRingBytes <= ringCapacity / 4 && queuedPayloadBytes <= payloadHighWater / 4

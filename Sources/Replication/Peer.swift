@@ -40,6 +40,8 @@ struct Peer: BitwiseCopyable {
   var epoch: UInt64 = 0
   var peerInstance: UInt64 = 0
   var peerEpoch: UInt64 = 0
+  /// The peer was Primary when it said hello.
+  var saidPrimary = false
 
   var decision: Decision?
   var versionOfVerdict: UInt64 = 0

@@ -67,7 +67,7 @@ extension Replica {
   mutating func advanceCommand() {
     guard let pending = command else { return }
     switch pending.stage {
-    case .queued: if !isFrozen { beginQueued(pending) }
+    case .queued: if !isShakingHands { beginQueued(pending) }
     case .asking: continueAsking(pending)
     case .persisting(let version):
       if superblock == nil || versionDurable >= version { persisted(pending) }
@@ -255,17 +255,18 @@ extension Replica {
     beginCommandFlush(.commandFlush)
   }
 
-  private mutating func beginCommandFlush(_ origin: Origin) {
-    var flush = Request(origin, .flush, ByteRange(start: 0, end: 0), tag: 0)
+  mutating func beginCommandFlush(_ origin: Origin) {
+    var flush = Request(
+      origin, .flush, ByteRange(start: 0, end: 0), tag: command?.token ?? 0)
     flush.phase = .active
     flush.isLocalPending = true
     effects.push(.flush(insert(flush)))
   }
 
   mutating func commandFlushed(_ request: Request) {
-    guard var block = superblock, let pending = command else {
-      return finish(.refused(.primaryNeedsDisk))
-    }
+    guard let pending = command, case .flushing = pending.stage, pending.token == request.tag
+    else { return }
+    guard var block = superblock else { return finish(.refused(.primaryNeedsDisk)) }
     let peerWrites = pending.command.leavesPeersBehind && anyPeerIsPrimary
     if peerWrites, block.diskState == .upToDate {
       // The Primary goes on without us: what we have is of an older moment from now on.
@@ -308,7 +309,11 @@ extension Replica {
   }
 
   mutating func expireCommand(_ pending: PendingCommand) {
-    if case .persisting = pending.stage { return }
+    if case .persisting = pending.stage {
+      // The superblock will be durable or the disk fail; either ends the command.
+      command?.deadline = .never
+      return
+    }
     isDetaching = false
     tellRole(role)
     finish(.refused(.timeout))
@@ -323,7 +328,7 @@ extension Replica {
     for slot in 0..<peers.count where peers[slot].state == .connected {
       mayHelp = peers[slot].disk == .upToDate
     }
-    guard role != .primary, mayHelp, !isFrozen else {
+    guard role != .primary, mayHelp, !isShakingHands else {
       effects.push(.reply(token: token, .refused(mayHelp ? .transient : .noRemoteDisk)))
       return
     }

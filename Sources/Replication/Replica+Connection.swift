@@ -162,6 +162,7 @@ extension Replica {
     peers[slot].connection = connection
     peers[slot].peerInstance = hello.instance
     peers[slot].peerEpoch = hello.epoch
+    peers[slot].saidPrimary = hello.isPrimary
     peers[slot].lastReceived = now
     peers[slot].lastProgress = now
     peers[slot].pingSentAt = nil

@@ -1,7 +1,8 @@
 /// The handshake after `hello`: stop, flush, tell, decide, make it durable, agree.
 ///
-/// Client writes wait from `quiescing` until `Connected`, so the reports cannot become untrue while
-/// they travel. The disk is flushed before the report: what it says survives a power loss, and a
+/// Client writes wait from the flush until `Connected`, so the reports cannot become untrue while
+/// they travel. A Primary waits for the Secondary's report before it stops its clients: a peer that is
+/// slow to get ready delays nobody. The disk is flushed before the report: what it says survives a power loss, and a
 /// later FLUSH to both replicas covers writes that were made before this connection.
 import BlockTypes
 import Metadata
@@ -20,6 +21,7 @@ extension Replica {
     // Writes of an earlier connection must not land after the report was made.
     for slot in 0..<peers.count where peers[slot].requestsHere > 0 { return }
     for slot in 0..<peers.count where peers[slot].state == .quiescing {
+      guard !waitsForReport(slot) else { continue }
       guard disk != .diskless, disk != .failed else {
         sendReport(slot)
         continue
@@ -33,6 +35,12 @@ extension Replica {
       flush.isLocalPending = true
       effects.push(.flush(insert(flush)))
     }
+  }
+
+  /// Whether this Primary lets its clients go on until the Secondary is ready.
+  func waitsForReport(_ slot: Int) -> Bool {
+    peers[slot].state == .quiescing && role == .primary && !peers[slot].saidPrimary
+      && reports[slot] == nil
   }
 
   private func hasHandshakeFlush(_ slot: Int) -> Bool {
@@ -80,6 +88,7 @@ extension Replica {
       reports[slot] == nil
     else { return protocolViolation(slot, .state) }
     reports[slot] = report
+    continueQuiescing()
     decideIfReported(slot)
   }
 
@@ -162,6 +171,9 @@ extension Replica {
     switch decision.action {
     case .noSync:
       become(slot, replication: .established)
+      if superblock?.dirty == true, role == .secondary, report.role == .secondary {
+        beginCommandFlush(.cleanFlush)
+      }
     case .syncSource:
       become(slot, replication: .syncSource)
       beginSync(slot)
@@ -198,9 +210,10 @@ extension Replica {
     switch message {
     case .hello, .helloReply:
       header = MessageHeader(message == .hello ? .hello : .helloReply)
-      let hello = Hello(
+      var hello = Hello(
         node: options.node, instance: options.instance, epoch: peers[slot].epoch,
         resource: options.resource)
+      hello.isPrimary = role == .primary
       payload = hello.encode(into: body)
     case .state, .syncDone:
       header = MessageHeader(message == .state ? .state : .syncDone)

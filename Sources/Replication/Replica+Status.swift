@@ -45,6 +45,9 @@ extension Replica {
   /// Requests of all kinds that are under way or wait. 0 when the replica is at rest.
   public var requestCount: Int { requests.count }
 
+  /// Slots for requests: the `slot` of every disk effect is below this.
+  public var requestCapacity: Int { requests.capacity }
+
   /// Whether new client writes wait for a handshake to end.
   public var isSuspended: Bool { isFrozen }
 }

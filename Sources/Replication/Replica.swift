@@ -88,8 +88,8 @@ struct PendingCommand: BitwiseCopyable {
 
 /// One node's replica of one volume.
 public struct Replica: ~Copyable {
-  /// What is fixed.
-  public let options: ReplicaOptions
+  /// What was configured. Only times may change while the replica runs.
+  public var options: ReplicaOptions
   /// What the superblock on disk says, or will say when the write under way has ended.
   public internal(set) var superblock: Superblock?
   /// The state of the local disk.
@@ -214,8 +214,16 @@ public struct Replica: ~Copyable {
     if let pending = command, now >= pending.deadline { expireCommand(pending) }
   }
 
-  /// Whether a handshake is under way: client writes wait for its end.
+  /// Whether what this node told or is about to tell a peer must stay true: client writes wait.
   var isFrozen: Bool {
+    for slot in 0..<peers.count where peers[slot].state.isHandshake && !waitsForReport(slot) {
+      return true
+    }
+    return false
+  }
+
+  /// Whether a handshake is under way: commands that change the role wait for its end.
+  var isShakingHands: Bool {
     for slot in 0..<peers.count where peers[slot].state.isHandshake { return true }
     return false
   }

@@ -2,7 +2,7 @@
 ///
 /// ```
 ///  0-1  lowest protocol version spoken     2-3  highest
-///  4    node id   5  0                     6-7  resource name bytes, 1 ... 128
+///  4    node id   5  1 when Primary         6-7  resource name bytes, 1 ... 128
 ///  8-15 features, all 0 in version 1
 /// 16-23 instance: 64 random bits of this run of the daemon
 /// 24-31 epoch: how many connections to this peer this run has lost
@@ -21,6 +21,8 @@ public struct Hello: Equatable, Sendable {
   public var versions: ClosedRange<UInt16> = protocolVersion...protocolVersion
   /// The caller.
   public var node: NodeID
+  /// Whether the caller is Primary: a Primary tells its state last, so that its clients wait less.
+  public var isPrimary = false
   /// Feature bits offered; none are defined in version 1.
   public var features: UInt64 = 0
   /// Random for each run of the daemon.
@@ -45,7 +47,7 @@ public struct Hello: Equatable, Sendable {
     writer.put(versions.lowerBound)
     writer.put(versions.upperBound)
     writer.put(node.value)
-    writer.put(0 as UInt8)
+    writer.put(isPrimary ? 1 : 0 as UInt8)
     writer.put(UInt16(resource.utf8.count))
     writer.put(features)
     writer.put(instance)
@@ -76,6 +78,9 @@ public struct Hello: Equatable, Sendable {
     self.init(
       node: node, instance: reader.uint64(at: 16), epoch: reader.uint64(at: 24),
       resource: resource)
+    let flags = reader.uint8(at: 5)
+    guard flags <= 1 else { throw .fieldOutOfRange(.flags, UInt64(flags)) }
+    isPrimary = flags == 1
     versions = low...high
     features = reader.uint64(at: 8)
   }
