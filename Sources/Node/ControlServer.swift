@@ -1,0 +1,127 @@
+/// The control socket: one JSON object a line each way, on SwiftNIO, away from the reactor's thread.
+///
+/// Bounds: 32 connections, 64 KiB a request, 60 s without a request closes a connection.
+import Control
+import Logging
+import NIOCore
+import NIOPosix
+
+/// Takes a request and answers it once, from any thread.
+typealias RequestHandler = @Sendable (ControlRequest, @escaping ReplyHandler) -> Void
+
+/// Serves the control socket.
+struct ControlServer {
+  private let channel: any Channel
+
+  /// Connections at a time: an administrator's shells and scripts, not an API for the world.
+  static let connectionLimit = 32
+
+  /// Listens on `path`, replacing a socket file that a dead daemon left behind.
+  static func start(
+    path: String, group: MultiThreadedEventLoopGroup, handler: @escaping RequestHandler
+  ) async throws -> ControlServer {
+    let counter = ConnectionCounter()
+    let channel = try await ServerBootstrap(group: group)
+      .serverChannelOption(.backlog, value: 64)
+      .childChannelInitializer { channel in
+        channel.eventLoop.makeCompletedFuture {
+          guard counter.enter() else { throw ChannelError.ioOnClosedChannel }
+          channel.closeFuture.whenComplete { _ in counter.leave() }
+          let pipeline = channel.pipeline.syncOperations
+          try pipeline.addHandler(IdleStateHandler(readTimeout: .seconds(60)))
+          try pipeline.addHandler(
+            ByteToMessageHandler(LineDecoder(), maximumBufferSize: ControlCodec.requestBytes))
+          try pipeline.addHandler(ControlHandler(handler: handler))
+        }
+      }
+      .bind(unixDomainSocketPath: path, cleanupExistingSocketFile: true).get()
+    return ControlServer(channel: channel)
+  }
+
+  func close() async {
+    try? await channel.close().get()
+  }
+}
+
+/// Counts open connections; used on one event loop only.
+private final class ConnectionCounter: @unchecked Sendable {
+  // Unchecked: the group has one thread, and every call is made on it.
+  private var count = 0
+
+  func enter() -> Bool {
+    guard count < ControlServer.connectionLimit else { return false }
+    count += 1
+    return true
+  }
+
+  func leave() { count -= 1 }
+}
+
+/// Cuts the stream into lines.
+private struct LineDecoder: ByteToMessageDecoder {
+  typealias InboundOut = ByteBuffer
+
+  mutating func decode(context: ChannelHandlerContext, buffer: inout ByteBuffer)
+    -> DecodingState
+  {
+    guard let end = buffer.readableBytesView.firstIndex(of: UInt8(ascii: "\n")) else {
+      return .needMoreData
+    }
+    let length = end - buffer.readerIndex + 1
+    guard let line = buffer.readSlice(length: length) else { return .needMoreData }
+    context.fireChannelRead(wrapInboundOut(line))
+    return .continue
+  }
+
+  mutating func decodeLast(
+    context: ChannelHandlerContext, buffer: inout ByteBuffer, seenEOF: Bool
+  ) -> DecodingState { .needMoreData }
+}
+
+/// Turns lines into requests and replies into lines.
+private final class ControlHandler: ChannelInboundHandler {
+  typealias InboundIn = ByteBuffer
+  typealias OutboundOut = ByteBuffer
+
+  private let handler: RequestHandler
+
+  init(handler: @escaping RequestHandler) { self.handler = handler }
+
+  func channelRead(context: ChannelHandlerContext, data: NIOAny) {
+    let line = unwrapInboundIn(data)
+    let request: ControlRequest
+    do {
+      request = try ControlCodec.request(from: line.readableBytesView)
+    } catch {
+      write(ControlReply(exitCode: 20, standardError: ["ashlard: \(error)"]), context.channel)
+      return
+    }
+    let channel = context.channel
+    handler(request) { reply in
+      channel.eventLoop.execute { Self.write(reply, channel) }
+    }
+  }
+
+  private func write(_ reply: ControlReply, _ channel: any Channel) {
+    Self.write(reply, channel)
+  }
+
+  private static func write(_ reply: ControlReply, _ channel: any Channel) {
+    let line: [UInt8]
+    do {
+      line = try ControlCodec.line(reply)
+    } catch {
+      channel.close(promise: nil)
+      return
+    }
+    channel.writeAndFlush(ByteBuffer(bytes: line), promise: nil)
+  }
+
+  func userInboundEventTriggered(context: ChannelHandlerContext, event: Any) {
+    if event is IdleStateHandler.IdleStateEvent { context.close(promise: nil) }
+  }
+
+  func errorCaught(context: ChannelHandlerContext, error: any Error) {
+    context.close(promise: nil)
+  }
+}

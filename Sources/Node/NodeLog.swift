@@ -1,0 +1,49 @@
+/// The log lines of a node: what changed from what to what, in DRBD's form.
+import Configuration
+import Control
+import BlockTypes
+import Replication
+import Wire
+
+extension NodeLoop {
+  func log(_ slot: Int, _ note: Note) {
+    guard let volume = unsafe volumes[slot] else { return }
+    let name = unsafe volume.pointee.configuration.name
+    func peer(_ index: Int) -> String {
+      unsafe "\(name) \(volume.pointee.peerHosts[index].name)"
+    }
+    switch note {
+    case .role(let from, let to):
+      options.log(
+        .info, "\(name): role( \(from.statusName.rawValue) -> \(to.statusName.rawValue) )")
+    case .disk(let from, let to):
+      options.log(
+        .info, "\(name): disk( \(from.statusName.rawValue) -> \(to.statusName.rawValue) )")
+    case .connection(let index, let from, let to, let reason):
+      guard from.name != to.name else { return }
+      let why = reason == .none ? "" : ": \(reason.text)"
+      options.log(
+        reason.isPermanent ? .error : .info,
+        "\(peer(index)): conn( \(from.name) -> \(to.name) )\(why)")
+    case .replication(let index, let from, let to):
+      options.log(.info, "\(peer(index)): repl( \(from.name) -> \(to.name) )")
+    case .peerDisk(let index, let from, let to):
+      options.log(
+        .info, "\(peer(index)): pdsk( \(from.statusName.rawValue) -> \(to.statusName.rawValue) )")
+    case .peerRole(let index, let from, let to):
+      options.log(
+        .info, "\(peer(index)): peer( \(from.statusName.rawValue) -> \(to.statusName.rawValue) )")
+    case .decision(let index, let decision):
+      options.log(.info, "\(peer(index)): handshake: \(decision.rule.text): \(decision.action)")
+    case .newGeneration(let generation):
+      options.log(
+        .info, "\(name): new generation \(generation.number):\(hexadecimal(generation.id))")
+    case .resyncDone(let index, let blocks):
+      options.log(.info, "\(peer(index)): Resync done (\(blocks * blockSize / 1024) KiB)")
+    case .diskError(_, let errno):
+      options.log(.error, "\(name): disk error \(errno)")
+    case .protocolError(let index, let type):
+      options.log(.error, "\(peer(index)): message \(type) makes no sense now; disconnecting")
+    }
+  }
+}

@@ -1,0 +1,332 @@
+/// What administrators ask, carried out on the reactor's thread.
+import BlockIO
+import BlockTypes
+import Configuration
+import Control
+import Exports
+import Glibc
+import Replication
+
+extension NodeLoop {
+  mutating func handle(_ message: NodeMessage) {
+    switch message {
+    case .request(let request, let handler): handle(request, handler)
+    case .restore(let request, let wantsPrimary, let handler):
+      up(request, handler, wantsPrimary: wantsPrimary)
+    case .terminate(let handler): terminate(handler)
+    }
+  }
+
+  private mutating func handle(_ request: ControlRequest, _ handler: @escaping ReplyHandler) {
+    guard !isTerminating else {
+      return handler(
+        ControlReply(exitCode: 20, standardError: ["ashlard is shutting down"]))
+    }
+    switch request.command {
+    case .status: return handler(statusReply(request))
+    case .show: return handler(showReply(request))
+    case .up: return up(request, handler, wantsPrimary: false)
+    case .down, .attach, .detach, .connect, .disconnect, .primary, .secondary, .invalidate,
+      .netOptions, .diskOptions, .resourceOptions:
+      break
+    }
+    guard let name = request.resource, let slot = slot(of: name) else {
+      return handler(
+        ControlReply(refusing: .unknownResource, object: request.resource ?? "all"))
+    }
+    command(request, slot, handler)
+  }
+
+  /// The slot of a resource that is up.
+  func slot(of name: String) -> Int? {
+    for slot in unsafe 0..<volumes.count {
+      guard let volume = unsafe volumes[slot] else { continue }
+      if unsafe volume.pointee.configuration.name == name, unsafe !volume.pointee.isLeaving {
+        return slot
+      }
+    }
+    return nil
+  }
+
+  private mutating func command(
+    _ request: ControlRequest, _ slot: Int, _ handler: @escaping ReplyHandler
+  ) {
+    guard let volume = unsafe volumes[slot] else { return }
+    switch request.command {
+    case .down: down(slot, handler)
+    case .attach:
+      let token = register(.plain, slot, handler)
+      unsafe volume.pointee.beginAttach(token, &reactor)
+    case .detach: give(.detach, slot, handler)
+    case .connect: give(.connect, slot, handler)
+    case .disconnect: give(.disconnect, slot, handler)
+    case .primary:
+      unsafe volume.pointee.wantsPrimary = false
+      give(.primary(force: request.force), slot, handler)
+    case .secondary:
+      unsafe volume.pointee.wantsPrimary = false
+      give(.secondary(heldOpen: isOpen(slot)), slot, handler)
+    case .invalidate: give(.invalidate, slot, handler)
+    case .netOptions, .diskOptions, .resourceOptions:
+      guard let configuration = request.configuration else {
+        return handler(ControlReply(refusing: .invalidRequest, object: request.resource ?? ""))
+      }
+      unsafe volume.pointee.changeOptions(to: configuration, for: request.command)
+      handler(ControlReply())
+    case .status, .show, .up: preconditionFailure("handled before")
+    }
+  }
+
+  private mutating func give(
+    _ command: Command, _ slot: Int, _ handler: @escaping ReplyHandler
+  ) {
+    guard let volume = unsafe volumes[slot] else { return }
+    let token = register(.plain, slot, handler)
+    unsafe volume.pointee.step(.command(command, token: token), &reactor, &server)
+  }
+
+  private func isOpen(_ slot: Int) -> Bool {
+    guard let volume = unsafe volumes[slot], let export = unsafe volume.pointee.exportSlot else {
+      return false
+    }
+    return server.openClientCount(export) > 0
+  }
+
+  // MARK: Status
+
+  private func statusReply(_ request: ControlRequest) -> ControlReply {
+    var all: [ResourceStatus] = []
+    for slot in unsafe 0..<volumes.count {
+      guard let volume = unsafe volumes[slot], unsafe !volume.pointee.isLeaving else { continue }
+      if let name = request.resource, unsafe volume.pointee.configuration.name != name { continue }
+      all.append(
+        unsafe volume.pointee.status(
+          engine: reactor.engineDescription, isOpen: isOpen(slot), now: reactor.now))
+    }
+    if let name = request.resource, all.isEmpty {
+      return ControlReply(exitCode: 10, standardError: ["\(name): No such resource"])
+    }
+    return ControlReply(status: all)
+  }
+
+  private func showReply(_ request: ControlRequest) -> ControlReply {
+    var all: [ResourceConfiguration] = []
+    for slot in unsafe 0..<volumes.count {
+      guard let volume = unsafe volumes[slot], unsafe !volume.pointee.isLeaving else { continue }
+      if let name = request.resource, unsafe volume.pointee.configuration.name != name { continue }
+      all.append(unsafe volume.pointee.configuration)
+    }
+    if let name = request.resource, all.isEmpty {
+      return ControlReply(exitCode: 10, standardError: ["\(name): No such resource"])
+    }
+    return ControlReply(configurations: all)
+  }
+
+  // MARK: Up and down
+
+  private mutating func up(
+    _ request: ControlRequest, _ handler: @escaping ReplyHandler, wantsPrimary: Bool
+  ) {
+    guard let configuration = request.configuration else {
+      return handler(
+        ControlReply(refusing: .invalidRequest, object: request.resource ?? "up"))
+    }
+    let name = configuration.name
+    guard slot(of: name) == nil else {
+      return handler(ControlReply(refusing: .resourceExists, object: name))
+    }
+    guard configuration.host(named: options.node) != nil else {
+      return handler(
+        ControlReply(
+          exitCode: 1,
+          standardError: ["'\(name)' not defined in your config (for this host)."]))
+    }
+    var free: Int?
+    for slot in unsafe (0..<volumes.count).reversed() where unsafe volumes[slot] == nil {
+      free = slot
+    }
+    guard let slot = free else {
+      return handler(
+        ControlReply(
+          exitCode: 10,
+          standardError: ["\(name): this node has \(Self.volumeLimit) volumes, the limit"]))
+    }
+    do {
+      try makeVolume(slot, configuration)
+    } catch {
+      return handler(
+        ControlReply(
+          refusing: Refusal.localAddressInUse.with("\(error)"), object: name))
+    }
+    guard let volume = unsafe volumes[slot] else { return }
+    unsafe volume.pointee.wantsPrimary = wantsPrimary
+    unsafe volume.pointee.startAccepting(&reactor)
+    let token = register(.upAttach, slot, handler)
+    unsafe volume.pointee.beginAttach(token, &reactor)
+  }
+
+  private mutating func makeVolume(
+    _ slot: Int, _ configuration: ResourceConfiguration
+  ) throws(SystemError) {
+    guard let host = configuration.host(named: options.node) else { return }
+    let peers = configuration.peers(of: options.node)
+    guard let address = SocketAddress(host: host.address.host, port: host.address.port) else {
+      throw SystemError(call: "inet_pton", errno: EINVAL, path: host.address.description)
+    }
+    var addresses: [SocketAddress] = []
+    for peer in peers {
+      guard let address = SocketAddress(host: peer.address.host, port: peer.address.port) else {
+        throw SystemError(call: "inet_pton", errno: EINVAL, path: peer.address.description)
+      }
+      addresses.append(address)
+    }
+    let listener = try Listener(address: address)
+    var replica = ReplicaOptions(
+      node: host.nodeID, resource: configuration.name, peers: peers.map(\.nodeID),
+      instance: options.instance)
+    replica.apply(configuration.net)
+    seed = seed &* 6_364_136_223_846_793_005 &+ UInt64(slot) &+ 1
+    let memory = UnsafeMutablePointer<Volume>.allocate(capacity: 1)
+    unsafe memory.initialize(
+      to: Volume(
+        index: slot, configuration: configuration, node: options.node, listener: listener,
+        options: replica, peerAddresses: addresses, seed: seed))
+    unsafe volumes[slot] = memory
+  }
+
+  private mutating func down(_ slot: Int, _ handler: @escaping ReplyHandler) {
+    guard let volume = unsafe volumes[slot] else { return }
+    guard !isOpen(slot) else {
+      let name = unsafe volume.pointee.configuration.name
+      return handler(
+        ControlReply(refusing: Refusal.heldOpen.with("failed to demote"), object: name))
+    }
+    let token = register(.down, slot, handler)
+    unsafe volume.pointee.step(.command(.shutdown, token: token), &reactor, &server)
+  }
+
+  private mutating func terminate(_ handler: @escaping ReplyHandler) {
+    guard !isTerminating else { return }
+    isTerminating = true
+    server.stopListening(reactor: &reactor)
+    server.closeSessions(of: nil, reactor: &reactor)
+    for slot in unsafe 0..<volumes.count {
+      guard let volume = unsafe volumes[slot] else { continue }
+      unsafe volume.pointee.wantsPrimary = false
+      let token = register(.terminate, slot) { _ in }
+      unsafe volume.pointee.step(.command(.shutdown, token: token), &reactor, &server)
+    }
+    terminateHandler = handler
+  }
+
+  mutating func finishTerminating() {
+    guard finishedVolumes(), server.isIdle, let handler = terminateHandler else { return }
+    terminateHandler = nil
+    isStopped = true
+    handler(ControlReply())
+  }
+
+  // MARK: Ends of commands
+
+  mutating func resolve(_ token: UInt64, _ result: CommandResult) {
+    guard let reply = pending.removeValue(forKey: token),
+      let volume = unsafe volumes[reply.volume]
+    else { return }
+    let name = unsafe volume.pointee.configuration.name
+    switch (reply.kind, result) {
+    case (.plain, .done), (.silent, .done): reply.handler(ControlReply())
+    case (.upAttach, .done):
+      reply.handler(ControlReply())
+      let token = register(.silent, reply.volume) { _ in }
+      unsafe volume.pointee.step(.command(.connect, token: token), &reactor, &server)
+    case (.upAttach, .refused(let refusal)):
+      leave(reply.volume)
+      reply.handler(Self.refused(refusal, name))
+    case (.down, .done):
+      leave(reply.volume)
+      reply.handler(ControlReply())
+    case (.terminate, _):
+      // A volume that could not be left cleanly stays dirty on disk: that is what it is.
+      leave(reply.volume)
+    case (.silent, .refused(let refusal)):
+      options.log(.warning, "\(name): \(refusal.text)")
+    case (.plain, .refused(let refusal)), (.down, .refused(let refusal)):
+      reply.handler(Self.refused(refusal, name))
+    }
+  }
+
+  private static func refused(_ refusal: Replication.Refusal, _ name: String) -> ControlReply {
+    ControlReply(refusing: refusal.control, object: name)
+  }
+
+  /// Lets go of everything of a volume; its memory is freed when the kernel has.
+  private mutating func leave(_ slot: Int) {
+    guard let volume = unsafe volumes[slot] else { return }
+    if unsafe volume.pointee.exportSlot != nil {
+      _ = server.removeExport(named: unsafe volume.pointee.configuration.name)
+    }
+    unsafe volume.pointee.isLeaving = true
+    unsafe volume.pointee.stopAccepting(&reactor)
+    unsafe volume.pointee.detachDisk(&reactor)
+  }
+
+  mutating func attachFailed(_ token: UInt64, _ failure: AttachFailure) {
+    guard let reply = pending.removeValue(forKey: token),
+      let volume = unsafe volumes[reply.volume]
+    else { return }
+    let name = unsafe volume.pointee.configuration.name
+    if reply.kind == .upAttach { leave(reply.volume) }
+    reply.handler(failure.reply(name))
+    for line in failure.reply(name).standardError { options.log(.error, "\(name): \(line)") }
+  }
+}
+
+extension AttachFailure {
+  func reply(_ name: String) -> ControlReply {
+    switch self {
+    case .cannotOpen(let text):
+      ControlReply(refusing: Control.Refusal.cannotOpenDisk.with(text), object: name)
+    case .noMetadata:
+      ControlReply(
+        exitCode: 1,
+        standardError: [
+          "No valid meta data found", "run 'ashlaradm create-md \(name)' on this node first",
+        ])
+    case .damaged(let text):
+      ControlReply(
+        refusing: Control.Refusal.noMetadata.with(
+          "both copies of the superblock are damaged (\(text)); "
+            + "'ashlaradm create-md \(name)' makes new ones, and a resync from the peer follows"),
+        object: name)
+    case .readError(let errno):
+      ControlReply(
+        refusing: Control.Refusal.metadataReadError.with(errnoText(errno)), object: name)
+    case .wrongSize(let volume, let layout):
+      ControlReply(
+        refusing: Control.Refusal.implicitShrink.with(
+          "the metadata describes a volume of \(volume) bytes, but the disk has room for "
+            + "\(layout)"), object: name)
+    }
+  }
+}
+
+extension Replication.Refusal {
+  /// The refusal as the tool prints it.
+  var control: Control.Refusal {
+    switch self {
+    case .multiplePrimaries: .multiplePrimaries
+    case .needUpToDateData: .needUpToDateData
+    case .noRemoteDisk: .noRemoteDisk
+    case .noLocalDisk: .noLocalDisk
+    case .heldOpen: .heldOpen
+    case .transient: .resyncActive.with("a command or handshake is under way; try again")
+    case .peerRefused: .refusedByPeer
+    case .timeout: .timedOut
+    case .primaryNeedsDisk:
+      .diskless.with("this node is Primary; run 'ashlaradm secondary' first")
+    case .alreadyAttached: .alreadyAttached
+    case .wrongMetadata:
+      .noMetadata.with("the metadata belongs to another node or resource")
+    }
+  }
+}

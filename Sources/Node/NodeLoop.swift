@@ -1,0 +1,208 @@
+/// The reactor thread of a node: one loop for disks, peers, NBD clients, timers and the mailbox.
+///
+/// Invariant: everything here is touched by one thread only. Other threads post to the mailbox; log
+/// lines and replies leave through handlers that return at once.
+import Metadata
+import BlockIO
+import BlockTypes
+import Configuration
+import Control
+import Exports
+import Glibc
+import Replication
+
+/// What is fixed for a running node.
+struct NodeOptions: Sendable {
+  var node: String
+  var paths: RunPaths
+  var engine: EngineChoice
+  /// Random for each run.
+  var instance: UInt64
+  /// Takes one log line, on the reactor's thread.
+  var log: @Sendable (LogSeverity, String) -> Void
+}
+
+/// How bad it is.
+enum LogSeverity: Sendable {
+  case info, warning, error
+}
+
+@safe
+struct NodeLoop: ~Copyable {
+  let options: NodeOptions
+  let mailbox: Mailbox<NodeMessage>
+  var reactor: Reactor
+  var server: NBDServer
+  /// Volumes by slot; memory is stable, so that no event copies one.
+  var volumes: FixedArray<UnsafeMutablePointer<Volume>?>
+  /// Which volume an export belongs to, by export slot.
+  var volumeOfExport: [Int] = []
+  var pending: [UInt64: PendingReply] = [:]
+  var nextToken: UInt64 = 1
+  var seed: UInt64
+  var isTerminating = false
+  var isStopped = false
+  var terminateHandler: ReplyHandler?
+
+  /// Volumes one node can have: slots are 8 bits in the tags.
+  static let volumeLimit = 128
+
+  init(options: NodeOptions, reactor: consuming Reactor, mailbox: Mailbox<NodeMessage>)
+    throws(SystemError)
+  {
+    self.options = options
+    self.mailbox = mailbox
+    self.reactor = reactor
+    unsafe volumes = unsafe FixedArray(count: Self.volumeLimit) { _ in nil }
+    seed = options.instance
+    server = NBDServer(namespace: TagKind.export.rawValue)
+    _ = try server.listen(at: .unix(path: options.paths.nbdSocket), reactor: &self.reactor)
+  }
+
+  /// Runs until a clean end was asked for and reached.
+  mutating func run() {
+    while !isStopped {
+      reactor.wait(until: nextDeadline)
+      while let event = reactor.nextEvent() { dispatch(event) }
+      submitRequests()
+      tick()
+      endTurn()
+    }
+  }
+
+  private var nextDeadline: Instant {
+    var deadline = server.nextDeadline
+    for slot in unsafe 0..<volumes.count {
+      guard let volume = unsafe volumes[slot] else { continue }
+      deadline = min(deadline, unsafe volume.pointee.nextDeadline)
+    }
+    return deadline
+  }
+
+  private mutating func dispatch(_ event: ReactorEvent) {
+    if server.handle(event, reactor: &reactor) { return }
+    switch event {
+    case .mailbox:
+      for message in mailbox.drain() { handle(message) }
+    case .completion(let tag, let result):
+      let tag = NodeTag(tag)
+      guard let volume = unsafe volumes[tag.volume] else { return }
+      unsafe volume.pointee.completed(tag, result, &reactor, &server)
+    case .received(_, let tag), .payload(_, let tag), .drained(_, let tag), .closed(_, let tag, _):
+      let tag = NodeTag(tag)
+      guard let volume = unsafe volumes[tag.volume] else { return }
+      unsafe volume.pointee.streamEvent(event, tag, &reactor, &server)
+    }
+  }
+
+  /// Gives what clients asked for to the core.
+  private mutating func submitRequests() {
+    while let request = server.nextRequest() {
+      let slot = volumeOfExport[Int(request.export.value)]
+      guard let volume = unsafe volumes[slot] else {
+        preconditionFailure("an export outlives its volume")
+      }
+      unsafe volume.pointee.submit(request, &reactor, &server)
+    }
+  }
+
+  private mutating func tick() {
+    server.tick(reactor: &reactor)
+    for slot in unsafe 0..<volumes.count {
+      guard let volume = unsafe volumes[slot] else { continue }
+      unsafe volume.pointee.tick(&reactor, &server)
+      unsafe volume.pointee.retryStarved(&reactor, &server)
+    }
+  }
+
+  /// What a turn ends with: roles may have changed, commands may have ended.
+  private mutating func endTurn() {
+    while let notice = server.nextNotice() { options.log(.info, "nbd: \(notice)") }
+    if isTerminating { finishTerminating() }
+    for slot in unsafe 0..<volumes.count {
+      guard let volume = unsafe volumes[slot] else { continue }
+      if unsafe volume.pointee.needsAttention {
+        handleReports(slot)
+        updateExport(slot)
+        takeUpPrimary(slot)
+      }
+      if unsafe volume.pointee.isLeaving { forgetIfIdle(slot) }
+    }
+  }
+
+  private mutating func handleReports(_ slot: Int) {
+    guard let volume = unsafe volumes[slot] else { return }
+    let reports = unsafe volume.pointee.reports
+    unsafe volume.pointee.reports.removeAll(keepingCapacity: true)
+    for report in reports {
+      switch report {
+      case .note(let note): log(slot, note)
+      case .warning(let text):
+        options.log(.warning, "\(unsafe volume.pointee.configuration.name): \(text)")
+      case .reply(let token, let result): resolve(token, result)
+      case .attachFailed(let token, let failure): attachFailed(token, failure)
+      }
+    }
+  }
+
+  /// Tells the NBD server whether clients may use the volume now.
+  mutating func updateExport(_ slot: Int) {
+    guard let volume = unsafe volumes[slot], unsafe !volume.pointee.isLeaving else { return }
+    let isWritable = unsafe volume.pointee.replica.isWritable
+    let name = unsafe volume.pointee.configuration.name
+    if unsafe volume.pointee.exportSlot != nil,
+      unsafe volume.pointee.isExportedWritable == isWritable
+    {
+      return
+    }
+    let size = unsafe volume.pointee.replica.superblock?.volumeBytes ?? 0
+    let reason = unsafe volume.pointee.refusalReason
+    let described = NBDExport(
+      name: name, sizeBytes: size, state: isWritable ? .writable : .refused(reason: reason))
+    guard let export = server.setExport(described) else {
+      options.log(.error, "\(name): the NBD server has no place for one more export")
+      return
+    }
+    while volumeOfExport.count <= Int(export.value) { volumeOfExport.append(0) }
+    volumeOfExport[Int(export.value)] = slot
+    unsafe volume.pointee.exportSlot = export
+    unsafe volume.pointee.isExportedWritable = isWritable
+  }
+
+  /// Takes the Primary role again after a restart, once the peer has confirmed that nobody else has
+  /// it and that this node has every acknowledged write.
+  private mutating func takeUpPrimary(_ slot: Int) {
+    guard let volume = unsafe volumes[slot], unsafe volume.pointee.wantsPrimary else { return }
+    switch unsafe volume.pointee.primaryIsSafe {
+    case .no: unsafe volume.pointee.wantsPrimary = false
+    case .notYet: return
+    case .yes:
+      unsafe volume.pointee.wantsPrimary = false
+      let token = register(.silent, slot) { _ in }
+      unsafe volume.pointee.step(
+        .command(.primary(force: false), token: token), &reactor, &server)
+    }
+  }
+
+  /// Frees a volume that was taken down, when the kernel has let go of everything.
+  private mutating func forgetIfIdle(_ slot: Int) {
+    guard let volume = unsafe volumes[slot], unsafe volume.pointee.isIdle else { return }
+    unsafe volume.deinitialize(count: 1)
+    unsafe volume.deallocate()
+    unsafe volumes[slot] = nil
+  }
+
+  func finishedVolumes() -> Bool {
+    for slot in unsafe 0..<volumes.count where unsafe volumes[slot] != nil { return false }
+    return true
+  }
+
+  mutating func register(
+    _ kind: PendingReply.Kind, _ volume: Int, _ handler: @escaping ReplyHandler
+  ) -> UInt64 {
+    let token = nextToken
+    nextToken += 1
+    pending[token] = PendingReply(kind: kind, volume: volume, handler: handler)
+    return token
+  }
+}

@@ -1,0 +1,32 @@
+/// What other threads ask the reactor's thread to do.
+public import Control
+
+/// Takes the answer to a request, on the reactor's thread: it must hand it on and return at once.
+public typealias ReplyHandler = @Sendable (ControlReply) -> Void
+
+/// A message in the node's mailbox.
+enum NodeMessage: Sendable {
+  case request(ControlRequest, ReplyHandler)
+  /// The program starts: bring the resource up, and make it Primary again when that is safe.
+  case restore(ControlRequest, wantsPrimary: Bool, ReplyHandler)
+  /// Clean end of the program.
+  case terminate(ReplyHandler)
+}
+
+/// A request that waits for a volume.
+struct PendingReply {
+  enum Kind {
+    case plain
+    /// `up`: connect when the disk is attached, undo everything when it cannot be.
+    case upAttach
+    /// `down`: forget the volume.
+    case down
+    /// The node's end.
+    case terminate
+    /// Taking up the Primary role again: nobody waits.
+    case silent
+  }
+  var kind: Kind
+  var volume: Int
+  var handler: ReplyHandler
+}

@@ -1,0 +1,289 @@
+/// A running node: the reactor's thread, the control socket, the list of what is up.
+public import BlockIO
+import BlockTypes
+public import Configuration
+public import Control
+import Foundation
+import Glibc
+public import Logging
+import NIOCore
+import NIOPosix
+
+/// Why a node could not start.
+public enum NodeError: Error, CustomStringConvertible {
+  /// Another daemon serves this node.
+  case alreadyRunning(lockFile: String)
+  /// A file or socket could not be made.
+  case system(SystemError)
+  /// Something else, in words.
+  case other(String)
+
+  /// One line for the administrator.
+  public var description: String {
+    switch self {
+    case .alreadyRunning(let file):
+      "another ashlard runs for this node (\(file) is locked)"
+    case .system(let error): "\(error)"
+    case .other(let text): text
+    }
+  }
+}
+
+/// A running node.
+public final class NodeService: Sendable {
+  private let paths: RunPaths
+  private let logger: Logger
+  private let mailbox: Mailbox<NodeMessage>
+  private let group: MultiThreadedEventLoopGroup
+  private let state: StateKeeper
+  private let lock: Int32
+  /// Which engine carries I/O and, where it was not the first choice, why.
+  public let engineDescription: String
+
+  /// Starts the reactor's thread. Nothing is served before `serve`.
+  public init(
+    node: String, paths: RunPaths, engine: EngineChoice, logger: Logger
+  ) throws {
+    self.paths = paths
+    self.logger = logger
+    try Self.makeDirectory(paths.runDirectory)
+    lock = try Self.lock(paths.lockFile)
+    state = StateKeeper(path: paths.stateFile, logger: logger)
+    group = MultiThreadedEventLoopGroup(numberOfThreads: 1)
+    let log = LogQueue(logger: logger, group: group)
+    let options = NodeOptions(
+      node: node, paths: paths, engine: engine, instance: UInt64.random(in: 1 ... .max),
+      log: { severity, line in log.write(severity, line) })
+    let started = StartedLoop()
+    let thread = Thread {
+      Self.runLoop(options, engine, started)
+    }
+    thread.name = "reactor"
+    // Deep enough for every handler; the loop does not recurse.
+    thread.stackSize = 4 << 20
+    thread.start()
+    let result = started.wait()
+    switch result {
+    case .success(let value):
+      mailbox = value.mailbox
+      engineDescription = value.engine
+    case .failure(let error): throw error
+    }
+  }
+
+  private static func runLoop(
+    _ options: NodeOptions, _ engine: EngineChoice, _ started: StartedLoop
+  ) {
+    var loop: NodeLoop
+    do {
+      // The ring belongs to the thread that made it.
+      let reactor = try Reactor(options: ReactorOptions(engine: engine))
+      let mailbox = Mailbox<NodeMessage>(capacity: 1024, doorbell: reactor.doorbell)
+      let engine = reactor.engineDescription
+      loop = try NodeLoop(options: options, reactor: reactor, mailbox: mailbox)
+      started.finish(.success(StartedLoop.Value(mailbox: mailbox, engine: engine)))
+    } catch {
+      started.finish(.failure(.system(error)))
+      return
+    }
+    loop.run()
+  }
+
+  private static func makeDirectory(_ path: String) throws {
+    do {
+      try FileManager.default.createDirectory(
+        atPath: path, withIntermediateDirectories: true, attributes: [.posixPermissions: 0o750])
+    } catch {
+      throw NodeError.other("cannot make the run directory \(path): \(error.localizedDescription)")
+    }
+  }
+
+  private static func lock(_ path: String) throws -> Int32 {
+    let descriptor = unsafe open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0o640)
+    guard descriptor >= 0 else {
+      throw NodeError.system(SystemError(call: "open", errno: errno, path: path))
+    }
+    guard flock(descriptor, LOCK_EX | LOCK_NB) == 0 else {
+      throw NodeError.alreadyRunning(lockFile: path)
+    }
+    return descriptor
+  }
+
+  /// Brings up what was up, then takes commands until `stop`.
+  ///
+  /// - Parameters:
+  ///   - whenReady: called once, when commands are taken.
+  ///   - configuration: reads the configuration file.
+  public func serve(
+    whenReady: @Sendable () -> Void,
+    configuration: @escaping @Sendable () throws -> Configuration
+  ) async throws {
+    await restore(configuration)
+    let server = try await ControlServer.start(path: paths.controlSocket, group: group) {
+      [self] request, reply in
+      submit(request, reply)
+    }
+    whenReady()
+    await state.waitForStop()
+    await server.close()
+    await terminate()
+    _ = unsafe unlink(paths.controlSocket)
+    _ = unsafe unlink(paths.nbdSocket)
+    try? await group.shutdownGracefully()
+  }
+
+  /// Ends the node cleanly: demote, say goodbye, flush, mark clean.
+  public func stop() { state.stop() }
+
+  private func submit(_ request: ControlRequest, _ reply: @escaping ReplyHandler) {
+    let state = state
+    let posted = mailbox.post(
+      .request(request) { answer in
+        if answer.exitCode == 0 { state.record(request) }
+        reply(answer)
+      })
+    guard !posted else { return }
+    reply(ControlReply(exitCode: 20, standardError: ["ashlard: too many requests; try again"]))
+  }
+
+  private func restore(_ load: @Sendable () throws -> Configuration) async {
+    let wanted = state.current.resources
+    guard !wanted.isEmpty else { return }
+    let configuration: Configuration
+    do {
+      configuration = try load()
+    } catch {
+      logger.error("cannot bring up what was up: \(error)")
+      return
+    }
+    for resource in wanted {
+      guard let found = configuration.resource(named: resource.name) else {
+        logger.error("\(resource.name) was up, but is not in the configuration any more")
+        continue
+      }
+      let request = ControlRequest(.up, resource: resource.name, configuration: found)
+      let reply = await withCheckedContinuation { continuation in
+        let posted = mailbox.post(
+          .restore(request, wantsPrimary: resource.primary) { continuation.resume(returning: $0) })
+        if !posted { continuation.resume(returning: ControlReply(exitCode: 20)) }
+      }
+      for line in reply.standardError { logger.error("\(resource.name): \(line)") }
+    }
+  }
+
+  private func terminate() async {
+    _ = await withCheckedContinuation { continuation in
+      let posted = mailbox.post(.terminate { continuation.resume(returning: $0) })
+      if !posted { continuation.resume(returning: ControlReply(exitCode: 20)) }
+    }
+  }
+}
+
+/// Hands the result of starting the loop from its thread to the one that waits.
+private final class StartedLoop: @unchecked Sendable {
+  // Unchecked: `result` is written before the semaphore is signalled and read after the wait.
+  struct Value {
+    var mailbox: Mailbox<NodeMessage>
+    var engine: String
+  }
+  private let semaphore = DispatchSemaphore(value: 0)
+  private var result: Result<Value, NodeError>?
+
+  func finish(_ result: Result<Value, NodeError>) {
+    self.result = result
+    semaphore.signal()
+  }
+
+  func wait() -> Result<Value, NodeError> {
+    semaphore.wait()
+    return result ?? .failure(.other("the reactor's thread ended"))
+  }
+}
+
+/// Writes log lines away from the reactor's thread: a slow terminal must not delay I/O.
+private final class LogQueue: Sendable {
+  private let logger: Logger
+  private let loop: any EventLoop
+
+  init(logger: Logger, group: MultiThreadedEventLoopGroup) {
+    self.logger = logger
+    loop = group.next()
+  }
+
+  func write(_ severity: LogSeverity, _ line: String) {
+    let logger = logger
+    loop.execute {
+      switch severity {
+      case .info: logger.info("\(line)")
+      case .warning: logger.warning("\(line)")
+      case .error: logger.error("\(line)")
+      }
+    }
+  }
+}
+
+/// Keeps the list of what is up, on disk and in memory, and the wish to stop.
+private final class StateKeeper: @unchecked Sendable {
+  // Unchecked: everything is touched with `lock` held.
+  private let lock = NSLock()
+  private let path: String
+  private let logger: Logger
+  private var state: NodeState
+  private var isStopping = false
+  private var stopped: CheckedContinuation<Void, Never>?
+
+  init(path: String, logger: Logger) {
+    self.path = path
+    self.logger = logger
+    do {
+      state = try NodeState.read(path)
+    } catch {
+      logger.error("\(path) is damaged (\(error)): nothing is brought up by itself")
+      state = NodeState()
+    }
+  }
+
+  var current: NodeState { lock.withLock { state } }
+
+  /// Remembers what a successful request changed.
+  func record(_ request: ControlRequest) {
+    guard let name = request.resource ?? request.configuration?.name else { return }
+    lock.withLock {
+      let old = state
+      switch request.command {
+      case .up: state.setUp(name)
+      case .down: state.setDown(name)
+      case .primary: state.setPrimary(name, true)
+      case .secondary: state.setPrimary(name, false)
+      case .status, .show, .attach, .detach, .connect, .disconnect, .invalidate, .netOptions,
+        .diskOptions, .resourceOptions:
+        return
+      }
+      guard state != old else { return }
+      do {
+        try state.write(path)
+      } catch {
+        logger.error("cannot write \(path): \(error)")
+      }
+    }
+  }
+
+  func stop() {
+    let waiting = lock.withLock {
+      isStopping = true
+      defer { stopped = nil }
+      return stopped
+    }
+    waiting?.resume()
+  }
+
+  func waitForStop() async {
+    await withCheckedContinuation { continuation in
+      let isStopping = lock.withLock {
+        if !self.isStopping { stopped = continuation }
+        return self.isStopping
+      }
+      if isStopping { continuation.resume() }
+    }
+  }
+}

@@ -1,0 +1,205 @@
+/// The backing disk of a volume: opening, reading and writing the superblock, letting go.
+import BlockIO
+import BlockTypes
+import Configuration
+import Exports
+import Glibc
+import Metadata
+import Replication
+
+/// An open backing disk and where its metadata is. The devices themselves are owned by the volume.
+struct AttachedDisk {
+  let dataDescriptor: Int32
+  let metadataDescriptor: Int32
+  let layout: MetadataLayout
+  /// Two 4 KiB buffers: the copies while they are read, then the one that is written.
+  let copies: (BufferID, BufferID)
+  var sequence: UInt64 = 0
+  /// The copy that the next write goes to.
+  var nextCopy = 0
+  var readsLeft = 2
+  var readError: Int32 = 0
+  /// The attach command that waits.
+  var token: UInt64
+  var isDetached = false
+
+  func offset(ofCopy copy: Int) -> UInt64 {
+    copy == 0 ? layout.superblockOffsets.0 : layout.superblockOffsets.1
+  }
+}
+
+extension Volume {
+  /// Opens the disk and begins to read both superblock copies. `token` is answered by a report.
+  mutating func beginAttach(_ token: UInt64, _ reactor: inout Reactor) {
+    guard disk == nil else {
+      reports.append(.reply(token: token, .refused(.alreadyAttached)))
+      return
+    }
+    guard let volume = host.volume(0) else {
+      reports.append(.attachFailed(token: token, .cannotOpen("no volume 0 is configured")))
+      return
+    }
+    let open: AttachedDisk
+    do {
+      open = try self.open(volume, token, &reactor)
+    } catch {
+      dataDevice = nil
+      metadataDevice = nil
+      reports.append(.attachFailed(token: token, error.failure))
+      return
+    }
+    disk = open
+    for copy in 0...1 {
+      diskOperations += 1
+      reactor.diskRead(
+        open.metadataDescriptor, into: copy == 0 ? open.copies.0 : open.copies.1,
+        length: UInt32(Superblock.byteCount), at: open.offset(ofCopy: copy),
+        tag: NodeTag(
+          .superblockRead, volume: index, id: SlotID(slot: UInt32(copy), generation: 0)
+        ).value)
+    }
+  }
+
+  /// Carries a failure out of `open`.
+  private struct OpenError: Error {
+    let failure: AttachFailure
+  }
+
+  private mutating func open(
+    _ volume: VolumeConfiguration, _ token: UInt64, _ reactor: inout Reactor
+  ) throws(OpenError) -> AttachedDisk {
+    let data = try Self.device(volume.disk)
+    let descriptor = data.descriptor
+    let dataBytes = data.byteCount
+    dataDevice = consume data
+    var metadataDescriptor = descriptor
+    var metadataBytes: UInt64 = 0
+    if case .external(let path) = volume.metaDisk {
+      let device = try Self.device(path)
+      metadataDescriptor = device.descriptor
+      metadataBytes = device.byteCount
+      metadataDevice = consume device
+    }
+    let layout: MetadataLayout
+    do {
+      layout =
+        volume.metaDisk == .internal
+        ? try .internal(deviceBytes: dataBytes)
+        : try .external(dataBytes: dataBytes, metadataBytes: metadataBytes)
+    } catch {
+      throw OpenError(failure: .cannotOpen("\(volume.disk): \(error)"))
+    }
+    let size = UInt32(Superblock.byteCount)
+    guard let first = reactor.allocate(size) else {
+      throw OpenError(failure: .cannotOpen("no buffer is free; try again"))
+    }
+    guard let second = reactor.allocate(size) else {
+      reactor.release(first)
+      throw OpenError(failure: .cannotOpen("no buffer is free; try again"))
+    }
+    return AttachedDisk(
+      dataDescriptor: descriptor, metadataDescriptor: metadataDescriptor, layout: layout,
+      copies: (first, second), token: token)
+  }
+
+  private static func device(_ path: String) throws(OpenError) -> BlockDevice {
+    do {
+      return try BlockDevice(path: path)
+    } catch {
+      throw OpenError(failure: .cannotOpen("\(error)"))
+    }
+  }
+
+  mutating func superblockRead(
+    _ copy: Int, _ result: Int32, _ reactor: inout Reactor, _ server: inout NBDServer
+  ) {
+    guard var open = disk else {
+      preconditionFailure("a superblock was read from a disk that is not open")
+    }
+    open.readsLeft -= 1
+    if result < 0 { open.readError = -result }
+    let token = open.token
+    guard open.readsLeft == 0 else {
+      disk = open
+      return
+    }
+    let outcome = unsafe Self.examine(
+      &open, reactor.memory(of: open.copies.0),
+      reactor.memory(of: open.copies.1))
+    disk = open
+    switch outcome {
+    case .success(let block):
+      replica.attach(block, token: token, at: reactor.now, entropy: entropy.next())
+      // A refusal leaves the core Diskless: then the disk is not ours.
+      if replica.superblock == nil { detachDisk(&reactor) }
+      carryOut(&reactor, &server)
+    case .failure(let error):
+      detachDisk(&reactor)
+      reports.append(.attachFailed(token: token, error.failure))
+    }
+  }
+
+  private static func examine(
+    _ open: inout AttachedDisk, _ first: UnsafeMutableRawBufferPointer,
+    _ second: UnsafeMutableRawBufferPointer
+  ) -> Result<Superblock, OpenError> {
+    guard open.readError == 0 else {
+      return .failure(OpenError(failure: .readError(errno: open.readError)))
+    }
+    let count = Superblock.byteCount
+    let choice = unsafe SuperblockChoice(
+      copyA: UnsafeRawBufferPointer(rebasing: first[0..<count]),
+      copyB: UnsafeRawBufferPointer(rebasing: second[0..<count]))
+    switch choice {
+    case .none: return .failure(OpenError(failure: .noMetadata))
+    case .damaged(let a, let b):
+      return .failure(OpenError(failure: .damaged("copy 1: \(a); copy 2: \(b)")))
+    case .found(let block, let copy):
+      guard block.volumeBytes == open.layout.volumeBytes else {
+        return .failure(
+          OpenError(
+            failure: .wrongSize(
+              volumeBytes: block.volumeBytes, layoutBytes: open.layout.volumeBytes)))
+      }
+      open.sequence = block.sequence
+      open.nextCopy = 1 - copy
+      return .success(block)
+    }
+  }
+
+  /// Writes the core's superblock as it is now over the older copy.
+  mutating func writeSuperblock(_ reactor: inout Reactor) {
+    guard var open = disk, var block = replica.superblock else {
+      preconditionFailure("the core writes superblocks only while a disk is attached")
+    }
+    open.sequence += 1
+    block.sequence = open.sequence
+    let buffer = open.nextCopy == 0 ? open.copies.0 : open.copies.1
+    let memory = unsafe reactor.memory(of: buffer)
+    unsafe block.encode(
+      into: UnsafeMutableRawBufferPointer(rebasing: memory[0..<Superblock.byteCount]))
+    diskOperations += 1
+    reactor.diskWrite(
+      open.metadataDescriptor, from: buffer, length: UInt32(Superblock.byteCount),
+      at: open.offset(ofCopy: open.nextCopy), durable: true,
+      tag: NodeTag(.superblockWrite, volume: index).value)
+    open.nextCopy = 1 - open.nextCopy
+    disk = open
+  }
+
+  /// Closes the disk when what is in flight has ended.
+  mutating func detachDisk(_ reactor: inout Reactor) {
+    guard disk != nil else { return }
+    disk?.isDetached = true
+    closeDiskIfIdle(&reactor)
+  }
+
+  mutating func closeDiskIfIdle(_ reactor: inout Reactor) {
+    guard diskOperations == 0, let open = disk, open.isDetached else { return }
+    reactor.release(open.copies.0)
+    reactor.release(open.copies.1)
+    disk = nil
+    dataDevice = nil
+    metadataDevice = nil
+  }
+}

@@ -1,0 +1,225 @@
+/// Connections of a volume: accepting, dialing, cutting the stream into messages, sending.
+import BlockIO
+import BlockTypes
+import Exports
+import Glibc
+import Replication
+import Wire
+
+extension Volume {
+  /// Receive window of a link: many small messages in one receive.
+  static var windowBytes: Int { 256 << 10 }
+  /// Send ring of a link: the headers of every request that both sides may have in flight, twice.
+  static var sendBytes: Int { 256 << 10 }
+  /// How long a closing link may take to send what is queued. Milliseconds.
+  static var closeMs: UInt64 { 2_000 }
+
+  mutating func startAccepting(_ reactor: inout Reactor) {
+    isAccepting = true
+    reactor.accept(listener.descriptor, tag: NodeTag(.accept, volume: index).value)
+  }
+
+  mutating func stopAccepting(_ reactor: inout Reactor) {
+    reactor.cancel(tag: NodeTag(.accept, volume: index).value)
+  }
+
+  mutating func accepted(
+    _ result: Int32, _ reactor: inout Reactor, _ server: inout NBDServer
+  ) {
+    if result == -ECANCELED || isLeaving {
+      if result >= 0 { _ = Glibc.close(result) }
+      isAccepting = false
+      return
+    }
+    startAccepting(&reactor)
+    guard result >= 0 else { return }
+    guard let connection = openLink(result, &reactor) else { return }
+    step(.accepted(connection), &reactor, &server)
+  }
+
+  mutating func dial(_ peer: Int, _ reactor: inout Reactor) {
+    dialsInFlight += 1
+    reactor.connect(
+      peerAddresses[peer],
+      tag: NodeTag(.connect, volume: index, id: SlotID(slot: UInt32(peer), generation: 0)).value)
+  }
+
+  mutating func connected(
+    _ peer: Int, _ result: Int32, _ reactor: inout Reactor, _ server: inout NBDServer
+  ) {
+    dialsInFlight -= 1
+    guard result >= 0, let connection = openLink(result, &reactor) else {
+      return step(.dialFailed(peer: peer), &reactor, &server)
+    }
+    step(.dialed(peer: peer, connection), &reactor, &server)
+  }
+
+  /// Takes over a socket; `nil`, and the socket is closed, when there are too many.
+  private mutating func openLink(_ descriptor: Int32, _ reactor: inout Reactor) -> ConnectionID? {
+    for index in 0..<links.count where links[index] == nil {
+      linkCounter += 1
+      let connection = PeerLink.connection(index: index, counter: linkCounter)
+      let tag = NodeTag(.peerStream, volume: self.index, id: PeerLink.tagID(of: connection))
+      guard
+        let stream = reactor.openStream(
+          descriptor, tag: tag.value, window: Self.windowBytes, sendBytes: Self.sendBytes)
+      else { break }
+      links[index] = PeerLink(connection: connection, stream: stream)
+      return connection
+    }
+    _ = Glibc.close(descriptor)
+    return nil
+  }
+
+  private func link(of connection: ConnectionID) -> PeerLink? {
+    guard let link = links[PeerLink.index(of: connection)], link.connection == connection else {
+      return nil
+    }
+    return link
+  }
+
+  // MARK: Receiving
+
+  /// A stream event for the link that `tag` names.
+  mutating func streamEvent(
+    _ event: ReactorEvent, _ tag: NodeTag, _ reactor: inout Reactor, _ server: inout NBDServer
+  ) {
+    let index = Int(tag.id.slot)
+    guard let link = links[index], PeerLink.tagID(of: link.connection) == tag.id else { return }
+    switch event {
+    case .received: readLink(index, &reactor, &server)
+    case .payload:
+      deliverData(index, &reactor, &server)
+      readLink(index, &reactor, &server)
+    case .drained:
+      links[index]?.isCongested = false
+      readLink(index, &reactor, &server)
+    case .closed:
+      // What arrived whole before the end still counts: an answer may be among it.
+      readLink(index, &reactor, &server)
+      guard let link = links[index], PeerLink.tagID(of: link.connection) == tag.id else { return }
+      drop(index, &reactor)
+      step(.closed(link.connection), &reactor, &server)
+    case .completion, .mailbox: preconditionFailure("not a stream event")
+    }
+  }
+
+  /// Takes every whole message out of the window.
+  mutating func readLink(
+    _ index: Int, _ reactor: inout Reactor, _ server: inout NBDServer
+  ) {
+    while let link = links[index], link.header == nil, !link.isStarved, link.closeBy == .never {
+      // A peer that does not read our answers may not make us queue more of them.
+      if reactor.sendRingIsNearlyFull(link.stream), !link.isCongested {
+        links[index]?.isCongested = true
+      }
+      if links[index]?.isCongested == true { return }
+      switch PeerLink.parse(link.stream, &reactor) {
+      case .needMore: return
+      case .message(let header, let controlBytes):
+        deliver(index, header, controlBytes, &reactor, &server)
+      case .data(let header):
+        links[index]?.header = header
+        guard startPayload(index, header, &reactor) else { return }
+        deliverData(index, &reactor, &server)
+      case .broken(let error):
+        reports.append(.warning("peer connection: \(error); closing it"))
+        drop(index, &reactor)
+        return step(.closed(link.connection), &reactor, &server)
+      }
+    }
+    if let link = links[index], let header = link.header, link.buffer == .none, !link.isStarved {
+      if startPayload(index, header, &reactor) {
+        deliverData(index, &reactor, &server)
+        readLink(index, &reactor, &server)
+      }
+    }
+  }
+
+  /// Starts to receive the payload; `true` when all of it was there already.
+  private mutating func startPayload(
+    _ index: Int, _ header: MessageHeader, _ reactor: inout Reactor
+  ) -> Bool {
+    guard let stream = links[index]?.stream else { return false }
+    guard let buffer = reactor.allocate(header.payloadBytes) else {
+      links[index]?.isStarved = true
+      return false
+    }
+    links[index]?.buffer = buffer
+    return reactor.receivePayload(stream, into: buffer, length: header.payloadBytes)
+  }
+
+  private mutating func deliverData(
+    _ index: Int, _ reactor: inout Reactor, _ server: inout NBDServer
+  ) {
+    guard let link = links[index], let header = link.header else { return }
+    links[index]?.header = nil
+    links[index]?.buffer = .none
+    counters.receivedBytes += UInt64(header.payloadBytes)
+    unsafe replica.receive(
+      link.connection, header, control: UnsafeRawBufferPointer(start: nil, count: 0),
+      buffer: link.buffer, at: reactor.now, entropy: entropy.next())
+    carryOut(&reactor, &server)
+  }
+
+  private mutating func deliver(
+    _ index: Int, _ header: MessageHeader, _ controlBytes: Int, _ reactor: inout Reactor,
+    _ server: inout NBDServer
+  ) {
+    guard let link = links[index] else { return }
+    let window = unsafe reactor.received(link.stream)
+    let control = unsafe UnsafeRawBufferPointer(rebasing: window[0..<controlBytes])
+    replica.receive(
+      link.connection, header, control: control, buffer: .none, at: reactor.now,
+      entropy: entropy.next())
+    if controlBytes > 0 { reactor.consume(link.stream, controlBytes) }
+    carryOut(&reactor, &server)
+  }
+
+  // MARK: Sending and closing
+
+  mutating func send(
+    _ connection: ConnectionID, _ header: MessageHeader, _ buffer: BufferID,
+    _ reactor: inout Reactor
+  ) {
+    guard let link = link(of: connection) else { return }
+    unsafe header.encode(into: scratch)
+    unsafe reactor.send(
+      link.stream,
+      unsafe UnsafeRawBufferPointer(start: scratch.baseAddress, count: MessageHeader.byteCount))
+    guard header.payloadBytes > 0 else { return }
+    counters.sentBytes += UInt64(header.payloadBytes)
+    reactor.send(link.stream, payload: buffer, length: header.payloadBytes)
+  }
+
+  mutating func sendControl(
+    _ connection: ConnectionID, _ message: ControlMessage, _ reactor: inout Reactor
+  ) {
+    guard let link = link(of: connection) else { return }
+    let count = unsafe replica.encode(message, for: connection, into: scratch)
+    unsafe reactor.send(
+      link.stream, unsafe UnsafeRawBufferPointer(start: scratch.baseAddress, count: count))
+  }
+
+  /// Closes a link on the core's wish: what is queued may still leave, for a while.
+  mutating func close(_ connection: ConnectionID, _ reactor: inout Reactor) {
+    guard let link = link(of: connection), link.closeBy == .never else { return }
+    let index = PeerLink.index(of: connection)
+    if link.buffer != .none { reactor.release(link.buffer) }
+    links[index]?.header = nil
+    links[index]?.buffer = .none
+    links[index]?.closeBy = reactor.now.advanced(milliseconds: Self.closeMs)
+    reactor.closeAfterSending(link.stream)
+  }
+
+  private mutating func drop(_ index: Int, _ reactor: inout Reactor) {
+    guard let link = links[index] else { return }
+    if link.buffer != .none { reactor.release(link.buffer) }
+    reactor.closeStream(link.stream)
+    links[index] = nil
+  }
+
+  mutating func dropAllLinks(_ reactor: inout Reactor) {
+    for index in 0..<links.count { drop(index, &reactor) }
+  }
+}

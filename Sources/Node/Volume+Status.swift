@@ -1,0 +1,157 @@
+/// What `status` shows of a volume.
+import BlockTypes
+import Configuration
+import Control
+import Metadata
+import Replication
+import Wire
+
+extension Volume {
+  func status(engine: String, isOpen: Bool, now: Instant) -> ResourceStatus {
+    var status = ResourceStatus(
+      name: configuration.name, nodeID: Int(host.nodeID.value), role: replica.role.statusName)
+    status.suspended = replica.isSuspended && replica.role == .primary
+    status.devices = [deviceStatus(engine: engine, isOpen: isOpen)]
+    for (slot, peer) in peerHosts.enumerated() {
+      status.connections.append(connectionStatus(slot, peer, now))
+    }
+    return status
+  }
+
+  private func deviceStatus(engine: String, isOpen: Bool) -> DeviceStatus {
+    var device = DeviceStatus(volume: 0, minor: index, diskState: replica.disk.statusName)
+    device.open = isOpen
+    device.size = (replica.superblock?.volumeBytes ?? 0) / 1024
+    device.read = counters.diskReadBytes / 1024
+    device.written = counters.diskWrittenBytes / 1024
+    device.upperPending = UInt64(replica.clientRequestCount)
+    device.lowerPending = UInt64(diskOperations)
+    device.disk = host.volume(0)?.disk
+    device.engine = engine
+    if let newest = replica.superblock?.lineage.newest {
+      device.generation = "\(newest.number):\(hexadecimal(newest.id))"
+    }
+    device.reason = diskReason
+    return device
+  }
+
+  /// Why the disk is not UpToDate, and what to do.
+  private var diskReason: String? {
+    switch replica.disk {
+    case .upToDate, .unknown, .failed: nil
+    case .diskless: disk == nil ? "no disk is attached" : "the disk is being attached"
+    case .inconsistent: "the data is not complete; connect to an UpToDate peer to resync"
+    case .outdated: "the peer went on without this node; connect to it to resync"
+    case .consistent:
+      "this node crashed and may lack writes that the peer has; connect to it, "
+        + "or use 'primary --force' if it is gone for good"
+    }
+  }
+
+  private func connectionStatus(
+    _ slot: Int, _ peer: HostConfiguration, _ now: Instant
+  ) -> ConnectionStatus {
+    let state = replica.status(ofPeer: slot)
+    var connection = ConnectionStatus(
+      peerNodeID: Int(peer.nodeID.value), name: peer.name,
+      connectionState: state.connection.statusName)
+    connection.peerRole = state.role.statusName
+    if state.connection != .connected, state.reason != .none {
+      connection.reason = state.reason.text
+    }
+    connection.paths = [
+      PathStatus(
+        thisHost: endpoint(host.address), remoteHost: endpoint(peer.address),
+        established: state.connection == .connected)
+    ]
+    var device = PeerDeviceStatus(
+      volume: 0, replicationState: state.replication.statusName,
+      peerDiskState: state.disk.statusName)
+    device.received = counters.receivedBytes / 1024
+    device.sent = counters.sentBytes / 1024
+    device.outOfSync = state.blocksOutOfSync * blockSize / 1024
+    device.pending = UInt64(state.outstanding)
+    addSyncDetails(&device, state, now)
+    connection.peerDevices = [device]
+    return connection
+  }
+
+  private func addSyncDetails(
+    _ device: inout PeerDeviceStatus, _ state: PeerStatus, _ now: Instant
+  ) {
+    let blocks = (replica.superblock?.volumeBytes ?? 0) / blockSize
+    if blocks > 0 {
+      device.percentInSync = 100 - Double(state.blocksOutOfSync) * 100 / Double(blocks)
+    }
+    guard state.replication == .syncSource || state.replication == .syncTarget,
+      state.syncBlocksTotal > 0
+    else { return }
+    let done = state.syncBlocksTotal - min(state.blocksOutOfSync, state.syncBlocksTotal)
+    let elapsedMs = max(now.milliseconds(since: state.syncStarted), 1)
+    let rateKiB = done * (blockSize / 1024) * 1000 / elapsedMs
+    device.hasSyncDetails = true
+    device.percentResyncDone = Double(done) * 100 / Double(state.syncBlocksTotal)
+    device.resyncTotal = state.syncBlocksTotal * (blockSize / sectorSize)
+    device.resyncStartedAgoMs = elapsedMs
+    device.resyncRate = rateKiB
+    if rateKiB > 0 {
+      device.estimatedSecondsToFinish = state.blocksOutOfSync * (blockSize / 1024) / rateKiB
+    }
+  }
+
+  private func endpoint(_ address: PeerAddress) -> PathStatus.Endpoint {
+    PathStatus.Endpoint(
+      address: address.host, port: Int(address.port), family: address.family)
+  }
+}
+
+/// 16 digits, as DRBD prints its UUIDs.
+func hexadecimal(_ number: UInt64) -> String {
+  let digits = String(number, radix: 16, uppercase: true)
+  return String(repeating: "0", count: 16 - digits.count) + digits
+}
+
+extension Role {
+  var statusName: RoleName {
+    switch self {
+    case .primary: .primary
+    case .secondary: .secondary
+    case .unknown: .unknown
+    }
+  }
+}
+
+extension DiskState {
+  var statusName: DiskStateName {
+    switch self {
+    case .diskless: .diskless
+    case .inconsistent: .inconsistent
+    case .outdated: .outdated
+    case .consistent: .consistent
+    case .upToDate: .upToDate
+    case .unknown: .unknown
+    case .failed: .failed
+    }
+  }
+}
+
+extension ConnectionState {
+  var statusName: ConnectionStateName {
+    switch self {
+    case .standAlone: .standAlone
+    case .connecting, .quiescing, .wfReportParams, .wfVerdict: .connecting
+    case .connected: .connected
+    }
+  }
+}
+
+extension ReplicationState {
+  var statusName: ReplicationStateName {
+    switch self {
+    case .off: .off
+    case .established: .established
+    case .syncSource: .syncSource
+    case .syncTarget: .syncTarget
+    }
+  }
+}

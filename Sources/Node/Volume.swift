@@ -1,0 +1,291 @@
+/// One volume on this node: carries out what its `Replica` wants on the reactor.
+///
+/// Invariants:
+/// - every effect is carried out before the next event is given to the core;
+/// - the disk is closed only when nothing of it is in flight;
+/// - a link's stream is closed exactly once, and its half-received payload goes back to the pool.
+import BlockIO
+import BlockTypes
+import Configuration
+import Exports
+import Glibc
+import Metadata
+import Replication
+import Wire
+
+/// What a volume tells the node, to be handled after the reactor's turn.
+enum VolumeReport: Sendable {
+  case reply(token: UInt64, CommandResult)
+  case note(Note)
+  case attachFailed(token: UInt64, AttachFailure)
+  case warning(String)
+}
+
+/// Why a disk could not be attached.
+enum AttachFailure: Sendable {
+  case cannotOpen(String)
+  case noMetadata
+  case damaged(String)
+  case readError(errno: Int32)
+  case wrongSize(volumeBytes: UInt64, layoutBytes: UInt64)
+}
+
+/// Bytes moved, for `status`.
+struct VolumeCounters: BitwiseCopyable {
+  var diskReadBytes: UInt64 = 0
+  var diskWrittenBytes: UInt64 = 0
+  var sentBytes: UInt64 = 0
+  var receivedBytes: UInt64 = 0
+}
+
+/// One volume on this node.
+@safe
+struct Volume: ~Copyable {
+  let index: Int
+  var configuration: ResourceConfiguration
+  let host: HostConfiguration
+  let peerHosts: [HostConfiguration]
+  let listener: Listener
+  let peerAddresses: [SocketAddress]
+  var replica: Replica
+  var disk: AttachedDisk?
+  /// Owns the descriptors in `disk`.
+  var dataDevice: BlockDevice?
+  var metadataDevice: BlockDevice?
+  var links: FixedArray<PeerLink?>
+  var linkCounter: UInt64 = 0
+  /// Resync reads that wait for a buffer.
+  var starvedServes: FIFO<StarvedServe>
+  /// The buffer of each resync read in flight, by the core's slot.
+  var serveBuffers: FixedArray<BufferID>
+  var diskOperations = 0
+  var dialsInFlight = 0
+  var isAccepting = false
+  var counters = VolumeCounters()
+  var reports: [VolumeReport] = []
+  var entropy: Entropy
+  var exportSlot: ExportSlot?
+  var isExportedWritable = false
+  /// The node held the Primary role before it was restarted and takes it again when that is safe.
+  var wantsPrimary = false
+  /// Forgotten as soon as nothing is in flight.
+  var isLeaving = false
+  let scratch: UnsafeMutableRawBufferPointer
+
+  struct StarvedServe: BitwiseCopyable {
+    var id: SlotID
+    var range: ByteRange
+  }
+
+  init(
+    index: Int, configuration: ResourceConfiguration, node: String, listener: consuming Listener,
+    options: ReplicaOptions, peerAddresses: [SocketAddress], seed: UInt64
+  ) {
+    guard let host = configuration.host(named: node) else {
+      preconditionFailure("checked before the volume is made")
+    }
+    self.index = index
+    self.configuration = configuration
+    self.host = host
+    self.listener = listener
+    self.peerAddresses = peerAddresses
+    peerHosts = configuration.peers(of: node)
+    replica = Replica(options: options)
+    serveBuffers = FixedArray(count: replica.requestCapacity) { _ in .none }
+    links = FixedArray(count: PeerLink.limit) { _ in nil }
+    starvedServes = FIFO(
+      capacity: 256,
+      filler: StarvedServe(
+        id: SlotID(slot: 0, generation: 0), range: ByteRange(start: 0, end: 0)))
+    entropy = Entropy(seed: seed)
+    unsafe scratch = .allocate(
+      byteCount: MessageHeader.byteCount + Int(maxControlPayloadBytes), alignment: 16)
+  }
+
+  deinit { unsafe scratch.deallocate() }
+
+  // MARK: Events
+
+  /// Gives the core an event and carries out what it wants.
+  mutating func step(
+    _ event: Event, _ reactor: inout Reactor, _ server: inout NBDServer
+  ) {
+    replica.step(event, at: reactor.now, entropy: entropy.next())
+    carryOut(&reactor, &server)
+  }
+
+  /// A disk operation, accept or connect of this volume ended.
+  mutating func completed(
+    _ tag: NodeTag, _ result: Int32, _ reactor: inout Reactor, _ server: inout NBDServer
+  ) {
+    switch tag.kind {
+    case .operation:
+      diskOperations -= 1
+      operationEnded(tag.id, result, &reactor, &server)
+    case .zeroesThenFlush:
+      guard result >= 0, let open = disk else {
+        diskOperations -= 1
+        return operationEnded(tag.id, result, &reactor, &server)
+      }
+      reactor.diskFlush(
+        open.dataDescriptor, tag: NodeTag(.operation, volume: index, id: tag.id).value)
+    case .superblockWrite:
+      diskOperations -= 1
+      step(.superblockWritten(result: result), &reactor, &server)
+    case .superblockRead:
+      diskOperations -= 1
+      superblockRead(Int(tag.id.slot), result, &reactor, &server)
+    case .accept: accepted(result, &reactor, &server)
+    case .connect: connected(Int(tag.id.slot), result, &reactor, &server)
+    case .peerStream, .export, nil: preconditionFailure("not an operation of a volume")
+    }
+    closeDiskIfIdle(&reactor)
+  }
+
+  private mutating func operationEnded(
+    _ id: SlotID, _ result: Int32, _ reactor: inout Reactor, _ server: inout NBDServer
+  ) {
+    let buffer = serveBuffers[Int(id.slot)]
+    serveBuffers[Int(id.slot)] = .none
+    step(.diskCompleted(id, result: result, buffer: buffer), &reactor, &server)
+  }
+
+  // MARK: Effects
+
+  mutating func carryOut(_ reactor: inout Reactor, _ server: inout NBDServer) {
+    while let effect = replica.effects.pop() {
+      switch effect {
+      case .read, .serve, .write, .writeZeroes, .flush: carryOutOnDisk(effect, &reactor)
+      case .writeSuperblock: writeSuperblock(&reactor)
+      case .send(let connection, let header, let buffer):
+        send(connection, header, buffer, &reactor)
+      case .sendControl(let connection, let message):
+        sendControl(connection, message, &reactor)
+      case .dial(let peer): dial(peer, &reactor)
+      case .close(let connection): close(connection, &reactor)
+      case .release(let buffer): reactor.release(buffer)
+      case .complete(let tag, let outcome):
+        server.complete(tag, error: outcome.errno, reactor: &reactor)
+      case .reply(let token, let result): reports.append(.reply(token: token, result))
+      case .detachDisk: detachDisk(&reactor)
+      case .note(let note): reports.append(.note(note))
+      }
+    }
+  }
+
+  private mutating func carryOutOnDisk(_ effect: Effect, _ reactor: inout Reactor) {
+    guard let open = disk else {
+      preconditionFailure("the core uses no disk that is not attached")
+    }
+    let descriptor = open.dataDescriptor
+    switch effect {
+    case .read(let id, let range, let buffer):
+      diskOperations += 1
+      counters.diskReadBytes += range.length
+      reactor.diskRead(
+        descriptor, into: buffer, length: UInt32(range.length), at: range.start, tag: tag(id))
+    case .serve(let id, let range): serve(id, range, descriptor, &reactor)
+    case .write(let id, let range, let buffer, let durable):
+      diskOperations += 1
+      counters.diskWrittenBytes += range.length
+      reactor.diskWrite(
+        descriptor, from: buffer, length: UInt32(range.length), at: range.start,
+        durable: durable, tag: tag(id))
+    case .writeZeroes(let id, let range, let mayUnmap, let durable):
+      diskOperations += 1
+      counters.diskWrittenBytes += range.length
+      let kind: TagKind = durable ? .zeroesThenFlush : .operation
+      reactor.diskWriteZeroes(
+        descriptor, at: range.start, length: range.length, mayUnmap: mayUnmap,
+        tag: NodeTag(kind, volume: index, id: id).value)
+    case .flush(let id):
+      diskOperations += 1
+      reactor.diskFlush(descriptor, tag: tag(id))
+    case .writeSuperblock, .send, .sendControl, .dial, .close, .release, .complete, .reply,
+      .detachDisk, .note:
+      preconditionFailure("not a disk effect")
+    }
+  }
+
+  private func tag(_ id: SlotID) -> UInt64 { NodeTag(.operation, volume: index, id: id).value }
+
+  private mutating func serve(
+    _ id: SlotID, _ range: ByteRange, _ descriptor: Int32, _ reactor: inout Reactor
+  ) {
+    guard let buffer = reactor.allocate(UInt32(range.length)) else {
+      starvedServes.push(StarvedServe(id: id, range: range))
+      return
+    }
+    serveBuffers[Int(id.slot)] = buffer
+    diskOperations += 1
+    counters.diskReadBytes += range.length
+    reactor.diskRead(
+      descriptor, into: buffer, length: UInt32(range.length), at: range.start, tag: tag(id))
+  }
+
+  /// Tries again what waited for buffers. Called once a turn.
+  mutating func retryStarved(_ reactor: inout Reactor, _ server: inout NBDServer) {
+    for _ in 0..<starvedServes.count {
+      guard let waiting = starvedServes.pop() else { break }
+      guard let open = disk else {
+        step(
+          .diskCompleted(waiting.id, result: -EIO, buffer: .none), &reactor, &server)
+        continue
+      }
+      serve(waiting.id, waiting.range, open.dataDescriptor, &reactor)
+    }
+    for index in 0..<links.count where links[index]?.isStarved == true {
+      links[index]?.isStarved = false
+      readLink(index, &reactor, &server)
+    }
+  }
+
+  // MARK: Time
+
+  var nextDeadline: Instant {
+    var deadline = replica.nextDeadline
+    for index in 0..<links.count { deadline = min(deadline, links[index]?.closeBy ?? .never) }
+    return deadline
+  }
+
+  mutating func tick(_ reactor: inout Reactor, _ server: inout NBDServer) {
+    if reactor.now >= replica.nextDeadline { step(.tick, &reactor, &server) }
+    for index in 0..<links.count {
+      guard let link = links[index], link.closeBy != .never else { continue }
+      if reactor.now >= link.closeBy {
+        reactor.closeStream(link.stream)
+      } else if reactor.streamExists(link.stream) {
+        continue
+      }
+      links[index] = nil
+    }
+  }
+}
+
+extension Outcome {
+  /// What an NBD client is told.
+  var errno: Int32 {
+    switch self {
+    case .done: 0
+    case .ioError: EIO
+    case .notPrimary: EPERM
+    case .invalid: EINVAL
+    }
+  }
+}
+
+/// A small fast generator for generation ids; seeded from the operating system.
+struct Entropy: BitwiseCopyable {
+  private var state: UInt64
+
+  init(seed: UInt64) { state = seed }
+
+  /// The next 64 bits (SplitMix64, Steele et al. 2014).
+  mutating func next() -> UInt64 {
+    state &+= 0x9E37_79B9_7F4A_7C15
+    var mixed = state
+    mixed = (mixed ^ (mixed >> 30)) &* 0xBF58_476D_1CE4_E5B9
+    mixed = (mixed ^ (mixed >> 27)) &* 0x94D0_49BB_1331_11EB
+    return mixed ^ (mixed >> 31)
+  }
+}

@@ -1,0 +1,89 @@
+/// `ashlard`: the daemon of one node. Parses arguments, starts the node, ends it on SIGTERM.
+import ArgumentParser
+import BlockIO
+import Configuration
+import Control
+import Dispatch
+import Foundation
+import Logging
+import Node
+
+@main
+struct Ashlard: AsyncParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "ashlard", abstract: "Replicated block storage: the daemon of one node.",
+    discussion: """
+      Stays in the foreground and logs to standard error. Brings up the resources that were up \
+      when it stopped or died; 'ashlaradm' administers it.
+      """)
+
+  @Option(name: [.customShort("c"), .long], help: "Configuration file ($ASHLAR_CONFIG).")
+  var config: String?
+  @Option(help: "Name of this node ($ASHLAR_NODE). (default: host name)")
+  var node: String?
+  @Option(help: "Directory of sockets and state ($ASHLAR_RUN_DIR).")
+  var runDir: String?
+  @Option(help: "Disk engine: io_uring or libaio. Overrides disk { io-engine } of the file.")
+  var ioEngine: String?
+  @Flag(name: .shortAndLong, help: "Log everything.")
+  var verbose = false
+
+  mutating func run() async throws {
+    let environment = try NodeEnvironment(
+      configurationFile: config, node: node, runDirectory: runDir)
+    let isVerbose = verbose
+    LoggingSystem.bootstrap { label in
+      var handler = StreamLogHandler.standardError(label: label)
+      handler.logLevel = isVerbose ? .debug : .info
+      return handler
+    }
+    let logger = Logger(label: "ashlard.\(environment.node)")
+    let file = environment.configurationFile
+    let service = try NodeService(
+      node: environment.node, paths: environment.paths,
+      engine: try engine(configurationFile: file), logger: logger)
+    logger.info("node \(environment.node): I/O engine \(service.engineDescription)")
+    let signals = Self.stopOnSignals(service, logger)
+    try await service.serve {
+      // The one line on standard output: scripts wait for it.
+      FileHandle.standardOutput.write(Data("ashlard: node \(environment.node) is ready\n".utf8))
+      ServiceManager.notify("READY=1")
+    } configuration: {
+      try Configuration.load(path: file)
+    }
+    for signal in signals { signal.cancel() }
+    logger.info("stopped")
+  }
+
+  /// The command line decides, else the file: one reactor serves all volumes of the node.
+  private func engine(configurationFile: String) throws -> EngineChoice {
+    switch ioEngine {
+    case "io_uring": return .automatic
+    case "libaio": return .libaio
+    case .some(let other):
+      throw ValidationError("--io-engine '\(other)': io_uring or libaio")
+    case nil: break
+    }
+    guard let configuration = try? Configuration.load(path: configurationFile) else {
+      return .automatic
+    }
+    let wantsLibaio = configuration.resources.contains { $0.disk.ioEngine == .libaio }
+    return wantsLibaio ? .libaio : .automatic
+  }
+
+  private static func stopOnSignals(
+    _ service: NodeService, _ logger: Logger
+  ) -> [any DispatchSourceSignal] {
+    [SIGTERM, SIGINT].map { number in
+      signal(number, SIG_IGN)
+      let source = DispatchSource.makeSignalSource(signal: number, queue: .global())
+      source.setEventHandler {
+        logger.info("stopping")
+        ServiceManager.notify("STOPPING=1")
+        service.stop()
+      }
+      source.resume()
+      return source
+    }
+  }
+}
