@@ -281,7 +281,9 @@ extension Replica {
 
   private mutating func persisted(_ pending: PendingCommand) {
     switch pending.command {
-    case .primary: promoted()
+    case .primary:
+      // The disk may have failed while it was to take this down: nothing is on record then.
+      if superblock == nil { finish(.refused(.needUpToDateData)) } else { promoted() }
     case .secondary:
       become(role: .secondary)
       tellRole(.secondary)
