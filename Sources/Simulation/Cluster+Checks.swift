@@ -196,6 +196,7 @@ extension Cluster {
         "node \(node.index) becomes SyncTarget though it alone holds acknowledged writes")
     }
     history.gaveUp(node.index)
+    nodes[1 - node.index].promisedContent = nil
   }
 
   func connected(_ node: SimulatedNode) {
@@ -234,7 +235,10 @@ extension Cluster {
       }
       return
     }
-    let content = isLinked ? history.syncDone(from: source.index) : promised
+    // A source that died or was cut off after its word may have acknowledged more, here too or not.
+    let hasAll =
+      isLinked || missingSector(on: node.index, authority: source.index) == nil
+    let content = hasAll ? history.syncDone(from: source.index) : promised
     if isLinked {
       for sector in 0..<volumeSectors
       where node.disk.word(at: sector) != source.disk.word(at: sector) {

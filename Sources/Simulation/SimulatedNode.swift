@@ -102,6 +102,5 @@ package final class SimulatedNode {
     replication = .off
     peerDisk = .unknown
     pendingCommand = nil
-    promisedContent = nil
   }
 }

@@ -35,6 +35,8 @@ struct Parent {
     var seeds: Range<UInt64>
     var running: UInt64?
     var rest = Data()
+    /// Everything that it printed was read.
+    var isAtEnd = false
 
     init(seeds: Range<UInt64>) { self.seeds = seeds }
   }
@@ -49,7 +51,7 @@ struct Parent {
       }
       guard !children.isEmpty else { break }
       for child in children { read(child) }
-      for child in children where child.rest.isEmpty && !child.process.isRunning {
+      for child in children where child.isAtEnd {
         if let again = try finish(child) { children.append(again) }
         children.removeAll { $0 === child }
         break
@@ -94,10 +96,7 @@ struct Parent {
       child.rest = Data(child.rest[(end + 1)...])
       take(line, child)
     }
-    if data.isEmpty {
-      child.process.waitUntilExit()
-      child.rest = Data()
-    }
+    child.isAtEnd = data.isEmpty
   }
 
   private mutating func take(_ line: String, _ child: Child) {
