@@ -105,9 +105,11 @@ extension Cluster {
   }
 
   /// Ends the process on a node.
-  package func end(_ index: Int, _ end: End) {
+  package func end(_ index: Int, _ wanted: End) {
     let node = nodes[index]
     guard node.isRunning else { return }
+    // A disk that failed a flush is not used again before a power cycle has shown what it lost.
+    let end = node.disk.hasDoomedWrites ? End.powerLoss : wanted
     say("node \(index) ends: \(end)")
     if end != .exit {
       let other = nodes[1 - index]

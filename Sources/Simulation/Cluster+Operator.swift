@@ -23,6 +23,8 @@ struct OperatorState {
   var isActive = false
   /// A switch-over under way: who becomes Primary when the other is Secondary.
   var switchTo: Int?
+  /// He lets the two nodes meet before he promotes one.
+  var promotesFrom: UInt64 = 0
   /// Turns in which a node was diskless.
   var disklessTurns = [0, 0]
 }
@@ -71,7 +73,7 @@ extension Cluster {
   private func reattach(_ node: SimulatedNode) {
     operatorState.disklessTurns[node.index] = 0
     node.disk.faults = DiskFaults()
-    if node.role == .primary || planRandom.coin() {
+    if node.role == .primary || node.disk.hasDoomedWrites || planRandom.coin() {
       end(node.index, .kill)
     } else {
       attach(node.index)
@@ -100,6 +102,7 @@ extension Cluster {
     case .bothPrimary, .primaryWouldBeTarget:
       // One of the two has to give up the role; it is the one with less to lose.
       let victim = chooseVictim()
+      operatorState.promotesFrom = now + 10_000_000_000
       if nodes[victim].role == .primary { return demote(victim) }
       if nodes[1 - victim].role == .primary, node.reason == .primaryWouldBeTarget {
         return demote(1 - victim)
@@ -165,7 +168,9 @@ extension Cluster {
     let since = operatorState.withoutPrimarySince ?? now
     operatorState.withoutPrimarySince = since
     guard !running.contains(where: { $0.pendingCommand != nil }) else { return }
-    guard operatorState.hasInitialised else { return initialise() }
+    let hasData = nodes.contains { $0.durableSuperblock?.lineage.isEmpty == false }
+    guard operatorState.hasInitialised || hasData else { return initialise() }
+    guard now >= operatorState.promotesFrom else { return }
     if let target = operatorState.switchTo {
       operatorState.preferred = target
       operatorState.switchTo = nil

@@ -104,6 +104,9 @@ package struct SimulatedDisk {
   /// Operations in flight.
   package var inFlight: Int { flights.count }
 
+  /// Whether a flush failed over writes that are still cached: the disk needs a power cycle.
+  package var hasDoomedWrites: Bool { cache.contains { $0.doomed } }
+
   /// What a read of `sector` would return now, with no operation in flight.
   package func word(at sector: Int) -> UInt64 { current[sector] }
 
