@@ -5,9 +5,9 @@
 ///
 /// | # | mine and theirs                                     | result                           |
 /// |---|-----------------------------------------------------|----------------------------------|
-/// | 1 | a disk is missing on either side                    | no sync                          |
-/// | 2 | sizes differ                                        | refuse                           |
-/// | 3 | both Primary                                        | refuse                           |
+/// | 1 | both Primary                                        | refuse                           |
+/// | 2 | a disk is missing on either side                    | no sync                          |
+/// | 3 | sizes differ                                        | refuse                           |
 /// | 4 | neither ever held data                              | no sync, both stay Inconsistent  |
 /// | 5 | one never held data                                 | the other is source, if it is    |
 /// |   |                                                     | not Inconsistent                 |
@@ -47,8 +47,8 @@ public enum Action: UInt8, Sendable, BitwiseCopyable, CaseIterable {
 
 /// Which row of the table decided.
 public enum Rule: UInt8, Sendable, BitwiseCopyable, CaseIterable {
-  case diskMissing = 1
-  case sizeMismatch, bothPrimary, bothEmpty, oneEmpty, unrelated, bothInconsistent, oneInconsistent
+  case bothPrimary = 1
+  case diskMissing, sizeMismatch, bothEmpty, oneEmpty, unrelated, bothInconsistent, oneInconsistent
   case splitBrain, extends, equalBothUnshared, equalOneUnshared, equalClean, equalOneCrashed
   case equalBothCrashed
 
@@ -95,12 +95,13 @@ public struct Decision: Equatable, Sendable, BitwiseCopyable {
   public static func decide(
     mine: StateReport, theirs: StateReport, iAmLower: Bool
   ) -> Decision {
+    // A Primary that lost its disk is a Primary all the same.
+    if mine.role == .primary, theirs.role == .primary {
+      return Decision(.refuse, .bothPrimary, .bothPrimary)
+    }
     if mine.disk == .diskless || theirs.disk == .diskless { return Decision(.noSync, .diskMissing) }
     if mine.volumeBytes != theirs.volumeBytes {
       return Decision(.refuse, .sizeMismatch, .sizeMismatch)
-    }
-    if mine.role == .primary, theirs.role == .primary {
-      return Decision(.refuse, .bothPrimary, .bothPrimary)
     }
     let decision = byLineage(mine, theirs, iAmLower)
     let targetIsPrimary =
