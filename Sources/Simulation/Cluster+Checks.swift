@@ -81,10 +81,14 @@ extension Cluster {
         }
       }
     }
-    // A peer that has the write and is UpToDate holds it, whatever this node knows of that.
+    // A peer that has the write among good data holds it, whatever this node knows of that.
     let peer = nodes[1 - node.index]
     let peerHasIt = zip(pending.sectors, words).allSatisfy { peer.disk.word(at: $0) == $1 }
-    if peerHasIt, peer.isRunning, peer.diskState == .upToDate { holders.insert(Set2(peer.index)) }
+    let peerIsWhole =
+      peer.isRunning
+      ? peer.diskState.rawValue > DiskState.inconsistent.rawValue
+      : peer.durableSuperblock.map { $0.diskState != .inconsistent } ?? false
+    if peerHasIt, peerIsWhole { holders.insert(Set2(peer.index)) }
     history.acknowledge(change, holders: holders, durably: pending.forceUnitAccess)
     if !peerHasIt, !hasLostPower(peer, since: pending.begun) { checkLineage(node, change) }
   }
