@@ -125,21 +125,21 @@ struct CreateMetadata: ParsableCommand {
     }
     printError("")
   }
+}
 
-  /// A daemon that cannot be asked does not run: the lock on the disk is the last word.
-  private func refuseIfAttached(
-    _ target: Target, _ volume: VolumeConfiguration, _ session: Session
-  ) throws(CommandFailure) {
-    guard let up = try? session.status() else { return }
-    let status = up.first { $0.name == target.resource.name }
-    let device = status?.devices.first { $0.volume == Int(volume.number) }
-    guard let device, device.diskState != .diskless else { return }
-    throw CommandFailure(
-      ExitStatus.communication,
-      "Device '\(target.resource.name)/\(volume.number)' is configured!",
-      "its disk is \(device.diskState.rawValue): run 'ashlaradm down \(target.resource.name)' first"
-    )
-  }
+/// Refuses while the daemon has the disk. A daemon that cannot be asked does not run: the lock on the
+/// disk is the last word.
+private func refuseIfAttached(
+  _ target: Target, _ volume: VolumeConfiguration, _ session: Session
+) throws(CommandFailure) {
+  guard let up = try? session.status() else { return }
+  let name = target.resource.name
+  let status = up.first { $0.name == name }
+  let device = status?.devices.first { $0.volume == Int(volume.number) }
+  guard let device, device.diskState != .diskless else { return }
+  throw CommandFailure(
+    ExitStatus.communication, "Device '\(name)/\(volume.number)' is configured!",
+    "its disk is \(device.diskState.rawValue): run 'ashlaradm down \(name)' first")
 }
 
 struct DumpMetadata: ParsableCommand {
@@ -159,6 +159,7 @@ struct DumpMetadata: ParsableCommand {
     try forEach(try session.targets(resources, in: configuration)) {
       target throws(CommandFailure) in
       for volume in target.volumes {
+        try refuseIfAttached(target, volume, session)
         let disk = try MetadataDisk(volume, readOnly: true)
         switch try disk.superblock() {
         case .found(let superblock, let copy):

@@ -214,15 +214,15 @@ func write(text: String, to descriptor: Int32) {
   }
 }
 
-/// Runs `body` for each target; all are tried, the first failure decides how the tool exits.
-func forEach(
-  _ targets: [Target], _ body: (Target) throws(CommandFailure) -> Int32
+/// Runs `body` for each item; all are tried, the first failure decides how the tool exits.
+func forEach<Item>(
+  _ items: [Item], _ body: (Item) throws(CommandFailure) -> Int32
 ) throws {
   var exitCode: Int32 = 0
-  for target in targets {
+  for item in items {
     var code: Int32
     do throws(CommandFailure) {
-      code = try body(target)
+      code = try body(item)
     } catch {
       for line in error.lines { printError(line) }
       code = error.exitCode

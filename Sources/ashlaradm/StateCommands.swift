@@ -51,7 +51,7 @@ struct Up: StateCommand {
   @Argument(help: resourcesHelp) var resources: [String] = []
 }
 
-/// Needs no valid `resource` section: what runs must be stoppable after its section was deleted.
+/// Reaches also what is up and no longer configured, and is content with what is down already.
 struct Down: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "down", abstract: "Disconnect, detach and forget the resource.")
@@ -65,27 +65,15 @@ struct Down: ParsableCommand {
   mutating func run() throws {
     let session = try Session(common)
     let configuration = try session.configuration()
-    var orphans: [String] = []
-    var words: [String] = []
-    for word in resources {
-      let isOrphan = word != "all" && configuration.resource(named: word) == nil
-      if isOrphan, let up = try? session.status(), up.contains(where: { $0.name == word }) {
-        orphans.append(word)
-      } else {
-        words.append(word)
-      }
+    let up = Set(try session.status().map(\.name))
+    let isConfigured = { (name: String) in configuration.resource(named: name) != nil }
+    let orphans = resources.filter { up.contains($0) && !isConfigured($0) }
+    let words = resources.filter { !orphans.contains($0) }
+    let targets = words.isEmpty ? [] : try session.targets(words, in: configuration)
+    let names = orphans + targets.map(\.resource.name).filter(up.contains)
+    try forEach(names) { name throws(CommandFailure) in
+      try session.perform(ControlRequest(.down, resource: name))
     }
-    var exitCode: Int32 = 0
-    for name in orphans {
-      let code = try session.perform(ControlRequest(.down, resource: name))
-      if exitCode == 0 { exitCode = code }
-    }
-    if !words.isEmpty {
-      try forEach(try session.targets(words, in: configuration)) { target throws(CommandFailure) in
-        try session.perform(ControlRequest(.down, resource: target.resource.name))
-      }
-    }
-    guard exitCode == 0 else { throw ExitCode(exitCode) }
   }
 }
 

@@ -104,6 +104,8 @@ import Testing
       #expect(result.status == 0, "\(result)")
       #expect(result.output.contains("USAGE: ashlaradm"), "\(result)")
     }
+    let completion = try bench.run("--generate-completion-script", "bash")
+    #expect(completion.status == 0 && completion.output.contains("wait-sync"))
     #expect(try bench.run("--version").output == "ashlaradm 0.1.0\n")
   }
 

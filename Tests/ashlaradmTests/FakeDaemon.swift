@@ -137,26 +137,50 @@ final class Bench {
   func run(_ arguments: String...) throws -> ToolResult { try run(arguments) }
 
   func run(_ arguments: [String]) throws -> ToolResult {
+    try finish(try start(Self.program, arguments, input: .nullDevice))
+  }
+
+  /// Runs the tool on a terminal on which `typing` is typed. Both outputs are one there.
+  func runOnTerminal(_ arguments: String, typing: String) throws -> ToolResult {
+    let input = Pipe()
+    let command = "\(Self.program.path) \(arguments)"
+    let process = try start(
+      URL(filePath: "/usr/bin/script"), ["-qec", command, "/dev/null"],
+      input: input.fileHandleForReading)
+    try input.fileHandleForWriting.write(contentsOf: Data(typing.utf8))
+    // Closed only afterwards: script(1) takes the end of its input for the end of the session.
+    let result = try finish(process)
+    try input.fileHandleForWriting.close()
+    return result
+  }
+
+  private var outputFile: URL { directory.appending(path: "stdout") }
+  private var errorFile: URL { directory.appending(path: "stderr") }
+
+  private func start(_ program: URL, _ arguments: [String], input: FileHandle) throws -> Process {
     let process = Process()
-    process.executableURL = Self.program
+    process.executableURL = program
     process.arguments = arguments
     process.environment = [
       "ASHLAR_CONFIG": configurationPath, "ASHLAR_NODE": node, "ASHLAR_RUN_DIR": directory.path,
-      "PATH": "/usr/bin:/bin",
+      "PATH": "/usr/bin:/bin", "TERM": "xterm",
     ]
-    process.standardInput = FileHandle.nullDevice
+    process.standardInput = input
     // Files, not pipes: a pipe would have to be drained while the tool runs.
-    let output = directory.appending(path: "stdout")
-    let error = directory.appending(path: "stderr")
-    for file in [output, error] { try Data().write(to: file) }
-    process.standardOutput = try FileHandle(forWritingTo: output)
-    process.standardError = try FileHandle(forWritingTo: error)
+    for file in [outputFile, errorFile] { try Data().write(to: file) }
+    process.standardOutput = try FileHandle(forWritingTo: outputFile)
+    process.standardError = try FileHandle(forWritingTo: errorFile)
     try process.run()
+    return process
+  }
+
+  private func finish(_ process: Process) throws -> ToolResult {
     process.waitUntilExit()
     try #require(process.terminationReason == .exit, "killed by \(process.terminationStatus)")
     return ToolResult(
-      status: process.terminationStatus, output: try String(contentsOf: output, encoding: .utf8),
-      error: try String(contentsOf: error, encoding: .utf8))
+      status: process.terminationStatus,
+      output: try String(contentsOf: outputFile, encoding: .utf8),
+      error: try String(contentsOf: errorFile, encoding: .utf8))
   }
 
   /// The program beside the test bundle.

@@ -79,11 +79,13 @@ import Testing
     let bench = try Bench()
     try bench.makeDisk(bytes: size)
     let daemon = try FakeDaemon(bench.paths) { _ in ControlReply(status: [healthy()]) }
-    let refused = try bench.run("create-md", "--force", "r0")
-    #expect(refused.status == 20)
-    #expect(refused.error.hasPrefix("Device 'r0/0' is configured!\n"), "\(refused)")
-    #expect(refused.error.contains("run 'ashlaradm down r0' first"), "\(refused)")
-    #expect(daemon.statusCount == 1)
+    for command in [["create-md", "--force"], ["dump-md"]] {
+      let refused = try bench.run(command + ["r0"])
+      #expect(refused.status == 20)
+      #expect(refused.error.hasPrefix("Device 'r0/0' is configured!\n"), "\(refused)")
+      #expect(refused.error.contains("run 'ashlaradm down r0' first"), "\(refused)")
+    }
+    #expect(daemon.statusCount == 2)
   }
 
   /// Whoever holds the lock keeps the disk, daemon or not.
