@@ -79,6 +79,15 @@ let package = Package(
         .product(name: "NIOPosix", package: "swift-nio"),
       ], swiftSettings: strict),
 
+    // The benchmark, apart from its program so that tests can reach it.
+    .target(
+      name: "Bench",
+      dependencies: [
+        "BlockTypes", "BlockIO", "Control", "CChecksum",
+        .product(name: "ArgumentParser", package: "swift-argument-parser"),
+        .product(name: "Histogram", package: "hdrhistogram-swift"),
+      ], swiftSettings: strict),
+
     // Programs: parse arguments, wire up, exit.
     .executableTarget(
       name: "ashlard",
@@ -93,13 +102,7 @@ let package = Package(
         "BlockTypes", "Configuration", "Control", "Metadata", "BlockIO",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
       ], swiftSettings: strict),
-    .executableTarget(
-      name: "ashlar-bench",
-      dependencies: [
-        "BlockTypes", "BlockIO", "Configuration", "Control",
-        .product(name: "ArgumentParser", package: "swift-argument-parser"),
-        .product(name: "Histogram", package: "hdrhistogram-swift"),
-      ], swiftSettings: strict),
+    .executableTarget(name: "ashlar-bench", dependencies: ["Bench"], swiftSettings: strict),
     .executableTarget(
       name: "ashlar-sim",
       dependencies: [
@@ -148,6 +151,12 @@ let package = Package(
       name: "ashlaradmTests",
       dependencies: ["ashlaradm", "Control", "Configuration", "BlockTypes", "Metadata"],
       swiftSettings: base),
+    .testTarget(
+      name: "BenchTests",
+      dependencies: [
+        "Bench", "BlockIO", "BlockTypes", "ashlar-bench",
+        .product(name: "ArgumentParser", package: "swift-argument-parser"),
+      ], swiftSettings: base),
     .testTarget(name: "HouseRulesTests", swiftSettings: base),
     // Real processes and real clients; runs the built programs, so it depends on no target.
     .testTarget(name: "IntegrationTests", exclude: ["Clients"], swiftSettings: base),

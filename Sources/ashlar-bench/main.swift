@@ -1,1 +1,6 @@
-print("not built yet")
+// The benchmark program. All of it is in the library `Bench`, where tests can reach it.
+
+import ArgumentParser
+import Bench
+
+AshlarBench.main()

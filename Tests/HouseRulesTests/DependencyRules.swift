@@ -24,10 +24,11 @@ let allowedImports: [String: Set<String>] = [
     "BlockTypes", "Configuration", "Control", "Metadata", "BlockIO", "Glibc", "Foundation",
     "ArgumentParser",
   ],
-  "ashlar-bench": [
-    "BlockTypes", "BlockIO", "Configuration", "Control", "Glibc", "Synchronization", "Foundation",
-    "ArgumentParser", "Histogram",
+  "Bench": [
+    "BlockTypes", "BlockIO", "Control", "CChecksum", "Glibc", "Foundation", "ArgumentParser",
+    "Histogram",
   ],
+  "ashlar-bench": ["Bench"],
   "ashlar-sim": ["BlockTypes", "Simulation", "Glibc", "Foundation", "ArgumentParser"],
 ]
 
