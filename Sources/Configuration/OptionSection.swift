@@ -119,6 +119,9 @@ extension Vocabulary {
       let keyword = statement.keyword
       if used.contains(keyword.text) {
         try section.add(keyword, value: try statement.onlyValue())
+        if let note = notes[keyword.text] {
+          warnings.add("'\(keyword.text)' \(note)", at: keyword.position)
+        }
         continue
       }
       try judge(statement, warnings: &warnings)
@@ -150,11 +153,24 @@ extension Vocabulary {
         throw .unsupported(
           "\(keyword.text) \(value.text)", alternative: alternative, at: keyword.position)
       }
-    case .warnedUnless(let values, let text):
+    case .warnedUnless(let values, let text, let known):
+      if let known, !isKnown(value.text, among: known) {
+        throw .badValue(
+          keyword: keyword.text, value: value.text, expected: known.joined(separator: " | "),
+          suggestion: nearestWord(to: value.text, among: known), at: value.position)
+      }
       if !values.contains(value.text) {
         warnings.add("'\(keyword.text) \(value.text)' \(text)", at: keyword.position)
       }
     }
+  }
+}
+
+/// Whether `word` is one of `known`, where `x-*` stands for `x-` with something after it.
+private func isKnown(_ word: String, among known: [String]) -> Bool {
+  known.contains { pattern in
+    pattern.hasSuffix("*")
+      ? word.hasPrefix(pattern.dropLast()) && word.count >= pattern.count : word == pattern
   }
 }
 

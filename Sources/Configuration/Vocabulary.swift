@@ -11,8 +11,9 @@ enum Verdict: Equatable, Sendable {
   case refused(String)
   /// Accepted silently with one of these values, refused with any other.
   case refusedUnless([String], String)
-  /// Accepted silently with one of these values, with a warning otherwise.
-  case warnedUnless([String], String)
+  /// Accepted silently with one of these values, with a warning otherwise. A value that DRBD does
+  /// not know either is an error, where `known` lists what it knows; `x-*` stands for any ending.
+  case warnedUnless([String], String, known: [String]? = nil)
 }
 
 /// The words of one kind of section.
@@ -23,6 +24,8 @@ struct Vocabulary: Sendable {
   let used: [String]
   /// All other words that DRBD knows here.
   let verdicts: [String: Verdict]
+  /// What to warn of where a word that is kept has no effect.
+  var notes: [String: String] = [:]
 
   /// Every word that may be meant.
   var words: [String] { used + verdicts.keys.sorted() }
@@ -114,8 +117,13 @@ extension Vocabulary {
       "protocol", "timeout", "ko-count", "ping-int", "ping-timeout", "connect-int", "verify-alg",
       "csums-alg",
     ],
-    verdicts: netVerdicts)
+    verdicts: netVerdicts,
+    notes: [
+      "verify-alg": "\(noEffect) yet: there is no online verify",
+      "csums-alg": "\(noEffect) yet: a resync copies every block it looks at",
+    ])
 
+  private static let yesOrNo = ["yes", "no"]
   private static let automaticSplitBrain =
     "\(noEffect) yet: a split brain always waits for an operator"
 
@@ -125,18 +133,33 @@ extension Vocabulary {
     "data-integrity-alg": .refused(notYet),
     "fencing": .refusedUnless(["dont-care"], "fencing is not supported yet"),
     "allow-two-primaries": .refusedUnless(["no"], "two Primaries are not supported yet"),
-    "after-sb-0pri": .warnedUnless(["disconnect"], automaticSplitBrain),
-    "after-sb-1pri": .warnedUnless(["disconnect"], automaticSplitBrain),
-    "after-sb-2pri": .warnedUnless(["disconnect"], automaticSplitBrain),
-    "always-asbp": .warnedUnless(["no"], automaticSplitBrain),
+    "after-sb-0pri": .warnedUnless(
+      ["disconnect"], automaticSplitBrain,
+      known: [
+        "disconnect", "discard-younger-primary", "discard-older-primary", "discard-zero-changes",
+        "discard-least-changes", "discard-local", "discard-remote", "discard-node-*",
+      ]),
+    "after-sb-1pri": .warnedUnless(
+      ["disconnect"], automaticSplitBrain,
+      known: [
+        "disconnect", "consensus", "violently-as0p", "discard-secondary",
+        "call-pri-lost-after-sb",
+      ]),
+    "after-sb-2pri": .warnedUnless(
+      ["disconnect"], automaticSplitBrain,
+      known: ["disconnect", "violently-as0p", "call-pri-lost-after-sb"]),
+    "always-asbp": .warnedUnless(["no"], automaticSplitBrain, known: yesOrNo),
     "rr-conflict": .warnedUnless(
-      ["disconnect"], "\(noEffect) yet: the nodes stay disconnected"),
+      ["disconnect"], "\(noEffect) yet: the nodes stay disconnected",
+      known: [
+        "disconnect", "retry-connect", "violently", "call-pri-lost", "auto-discard",
+      ]),
     "transport": .refusedUnless(["tcp"], "the only transport is tcp"),
     "tls": .refusedUnless(["no"], "connections are not encrypted yet; use a tunnel"),
     "tls-keyring": .refused("connections are not encrypted yet; use a tunnel"),
     "tls-privkey": .refused("connections are not encrypted yet; use a tunnel"),
     "tls-certificate": .refused("connections are not encrypted yet; use a tunnel"),
-    "load-balance-paths": .warnedUnless(["no"], "\(noEffect): there is one path"),
+    "load-balance-paths": .warnedUnless(["no"], "\(noEffect): there is one path", known: yesOrNo),
     "on-congestion": .refusedUnless(["block"], "only protocol A can pull ahead"),
     "congestion-fill": .warning(noEffect),
     "congestion-extents": .warning(noEffect),
@@ -166,22 +189,28 @@ extension Vocabulary {
     "size": .refused("create-md records the size; 'options { size N; }' counts replicas"),
     "disk-timeout": .warnedUnless(["0"], "\(noEffect) yet: a stalled disk is waited for"),
     "disk-barrier": .warning(alwaysFlushes),
-    "disk-flushes": .warnedUnless(["yes"], alwaysFlushes),
+    "disk-flushes": .warnedUnless(["yes"], alwaysFlushes, known: yesOrNo),
     "disk-drain": .warning(alwaysFlushes),
-    "md-flushes": .warnedUnless(["yes"], "\(noEffect): metadata is always flushed"),
+    "md-flushes": .warnedUnless(["yes"], "\(noEffect): metadata is always flushed", known: yesOrNo),
     "resync-rate": .warning(adaptive), "rate": .warning(adaptive),
     "c-plan-ahead": .warning(adaptive), "c-delay-target": .warning(adaptive),
     "c-fill-target": .warning(adaptive), "c-max-rate": .warning(adaptive),
     "c-min-rate": .warning(adaptive),
     "resync-after": .warning("\(noEffect) yet: resources resync side by side"),
     "al-extents": .warning("\(noEffect): the activity log has a fixed size"),
-    "al-updates": .warnedUnless(["yes"], "\(noEffect): the activity log is always kept"),
+    "al-updates": .warnedUnless(
+      ["yes"], "\(noEffect): the activity log is always kept", known: yesOrNo),
     "discard-zeroes-if-aligned": .warning(noEffect),
     "rs-discard-granularity": .warning(noEffect),
     "discard-granularity": .warning(noEffect),
     "disable-write-same": .warning(noEffect),
     "read-balancing": .warnedUnless(
-      ["prefer-local"], "\(noEffect) yet: reads are local where they can be"),
+      ["prefer-local"], "\(noEffect) yet: reads are local where they can be",
+      known: [
+        "prefer-local", "prefer-remote", "round-robin", "least-pending", "when-congested-remote",
+        "32K-striping", "64K-striping", "128K-striping", "256K-striping", "512K-striping",
+        "1M-striping",
+      ]),
     "max-bio-bvecs": .warning(noEffect),
     "bitmap": .refusedUnless(["yes"], "every replica needs its bitmap"),
     "peer-tiebreaker": .warning(noEffect),
@@ -195,9 +224,10 @@ extension Vocabulary {
       "on-no-quorum": .warning("\(noEffect): there is no quorum yet"),
       "on-suspended-primary-outdated": .warning("\(noEffect): there is no quorum yet"),
       "on-no-data-accessible": .warnedUnless(
-        ["io-error"], "\(noEffect) yet: I/O fails when no disk can be reached"),
+        ["io-error"], "\(noEffect) yet: I/O fails when no disk can be reached",
+        known: ["io-error", "suspend-io"]),
       "auto-promote": .warnedUnless(
-        ["no"], "\(noEffect) yet: use 'ashlaradm primary'"),
+        ["no"], "\(noEffect) yet: use 'ashlaradm primary'", known: yesOrNo),
       "auto-promote-timeout": .warning(noEffect),
       "cpu-mask": .warning(noEffect),
       "twopc-timeout": .warning(noEffect), "twopc-retry-timeout": .warning(noEffect),

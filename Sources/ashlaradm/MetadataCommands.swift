@@ -127,8 +127,8 @@ struct CreateMetadata: ParsableCommand {
   }
 }
 
-/// Refuses while the daemon has the disk. A daemon that cannot be asked does not run: the lock on the
-/// disk is the last word.
+/// Refuses while the daemon has the disk. A daemon that cannot be asked does not run: the lock on
+/// the disk is the last word.
 private func refuseIfAttached(
   _ target: Target, _ volume: VolumeConfiguration, _ session: Session
 ) throws(CommandFailure) {

@@ -108,6 +108,14 @@ private let valueErrors = [
     "mistyped engine", oldStyle(2, "  disk { io-engine io-uring; }"), at: "2:20",
     "did you mean 'io_uring'?"),
   BadFile(
+    "bad policy", oldStyle(2, "  net { after-sb-0pri discard-everything; }"), at: "2:23",
+    "after-sb-0pri 'discard-everything' is not valid", "discard-zero-changes"),
+  BadFile(
+    "no flag", oldStyle(2, "  net { always-asbp maybe; }"), at: "2:21", "expected yes | no"),
+  BadFile(
+    "nameless node", oldStyle(2, "  net { after-sb-0pri discard-node-; }"), at: "2:23",
+    "is not valid"),
+  BadFile(
     "size", oldStyle(2, "  options { size 3; }"), at: "2:18", "size 3, but 2 hosts have a disk"),
   BadFile(
     "min-size", oldStyle(2, "  options { min-size 3; }"), at: "2:22",
