@@ -72,7 +72,7 @@ final class Cluster {
 
   // MARK: Daemons
 
-  /// Starts a node's daemon and waits until it answers.
+  /// Starts a node's daemon and waits for the line that says it is ready.
   func start(_ node: ClusterNode) throws {
     precondition(node.daemon?.isRunning != true, "\(node.name) runs already")
     let log = directory.appending(path: "\(node.name)-\(node.logs.count).log")
@@ -82,11 +82,11 @@ final class Cluster {
         Machine.programs.appending(path: "ashlard").path, "--node", node.name, "--run-dir",
         runDirectory.path,
       ], log: log, environment: environment)
-    try waitUntil("\(node.name) answers", seconds: 10, explanation: { node.daemon?.text ?? "" }) {
+    try waitUntil("\(node.name) is ready", seconds: 10, explanation: { node.daemon?.text ?? "" }) {
       guard node.daemon?.isRunning == true else {
         throw Failure("ashlard on \(node.name) ended with \(node.daemon?.status ?? 0)")
       }
-      return try ask(node, "status", "all").status != 20 && !(node.daemon?.text.isEmpty ?? true)
+      return node.daemon?.text.contains("is ready") == true
     }
   }
 

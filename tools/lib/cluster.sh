@@ -54,20 +54,22 @@ admin() {
     --run-dir "$directory/run" "$@"
 }
 
-# Starts the daemon of the node $1 and waits until it answers.
+# Starts the daemon of the node $1 and waits for the line that says it is ready.
 start_node() {
-  local node=$1
+  local node=$1 log=$directory/$1.log before
+  touch "$log"
+  before=$(grep -c 'is ready$' "$log" || true)
   env "${launcher_env[@]//NODE/$node}" "${launcher[@]//NODE/$node}" "$bin/ashlard" \
     --config "$directory/ashlar.conf" --node "$node" --run-dir "$directory/run" \
-    </dev/null >>"$directory/$node.log" 2>&1 &
+    </dev/null >>"$log" 2>&1 &
   daemon[$node]=$!
   disown
   for _ in $(seq 300); do
-    if admin "$node" status all >/dev/null 2>&1; then return 0; fi
+    if [[ $(grep -c 'is ready$' "$log") -gt $before ]]; then return 0; fi
     kill -0 "${daemon[$node]}" 2>/dev/null || break
     sleep 0.1
   done
-  die "the daemon of $node did not start: $(tail -n 3 "$directory/$node.log")"
+  die "the daemon of $node did not start: $(tail -n 3 "$log")"
 }
 
 # Starts a new volume: fresh metadata, both daemons, alpha Primary, first full copy done.
