@@ -45,7 +45,7 @@ extension Integration {
       }
     }
 
-    @Test(.needs("nbdsh"))
+    @Test(.needsPythonNBD)
     func `every kind of request has its effect on both replicas`() throws {
       try withCluster { cluster in
         let script = """
@@ -59,15 +59,13 @@ extension Integration {
           assert h.pread(4096, 32768) == bytes(4096)
           h.trim(4096, 65536)
           h.flush()
-          h.pwrite(b"abc", 100)
-          assert h.pread(5, 99) == b"\\xa5abc\\xa5"
           """
-        try nbdsh(cluster.uri(cluster.alpha), script)
+        try scriptNBD(cluster.uri(cluster.alpha), script)
         try cluster.expectIdenticalDisks()
       }
     }
 
-    @Test(.needs("nbdsh"))
+    @Test(.needsPythonNBD)
     func `illegal requests get an error and the connection lives on`() throws {
       try withCluster { cluster in
         let script = """
@@ -84,20 +82,22 @@ extension Integration {
           refused(lambda: h.pwrite(bytes(4096), size - 512))
           refused(lambda: h.trim(4096, size))
           refused(lambda: h.zero(4096, size))
+          refused(lambda: h.pread(100, 0))
+          refused(lambda: h.pwrite(bytes(512), 100))
           refused(lambda: h.flush(1 << 9))
           assert len(h.pread(4096, size - 4096)) == 4096
           """
-        try nbdsh(cluster.uri(cluster.alpha), "import errno\n" + script)
+        try scriptNBD(cluster.uri(cluster.alpha), "import errno\n" + script)
       }
     }
 
-    @Test(.needs("nbdsh"))
+    @Test(.needsPythonNBD)
     func `a Secondary takes no write from a client`() throws {
       try withCluster { cluster in
-        let uri = try cluster.uri(cluster.beta)
-        let write = "h.set_strict_mode(0)\nh.pwrite(bytes(4096), 0)"
-        let output = try run(["nbdsh", "-u", uri, "-c", write])
+        let output = try tryScriptNBD(
+          cluster.uri(cluster.beta), "h.set_strict_mode(0)\nh.pwrite(bytes(4096), 0)")
         #expect(output.status != 0)
+        #expect(output.text.contains("nbd.Error") || output.text.contains("nbd_connect_uri"))
         try cluster.expectIdenticalDisks()
       }
     }
@@ -147,15 +147,22 @@ extension Integration {
   }
 }
 
-/// Runs a script of nbdsh against an export.
-private func nbdsh(_ uri: String, _ script: String) throws {
-  try succeed("nbdsh", "-u", uri, "-c", script)
-}
-
 /// Runs fio's nbd engine against alpha.
 func fio(_ cluster: Cluster, _ arguments: String..., seconds: Double = 120) throws {
   let output = try run(
     ["fio", "--name=test", "--ioengine=nbd", "--uri=\(cluster.uri(cluster.alpha))"] + arguments,
     seconds: seconds)
+  guard output.status == 0 else { throw Failure("\(output)") }
+}
+
+/// Runs a Python script with `h` connected to an export, as nbdsh does but with Debian's own Python,
+/// which is the one that has libnbd.
+func tryScriptNBD(_ uri: String, _ script: String) throws -> Output {
+  try run(["/usr/bin/python3", "-m", "nbd", "-u", uri, "-c", script])
+}
+
+/// Runs a Python script that must succeed.
+func scriptNBD(_ uri: String, _ script: String) throws {
+  let output = try tryScriptNBD(uri, script)
   guard output.status == 0 else { throw Failure("\(output)") }
 }

@@ -30,6 +30,8 @@ final class Cluster {
   let alpha: ClusterNode
   let beta: ClusterNode
   var nodes: [ClusterNode] { [alpha, beta] }
+  /// Size of the volume: the backing disk less its metadata. Known once the volume is up.
+  private(set) var bytes = 0
   /// Backing disks and logs; on a real file system, which can do O_DIRECT.
   let directory: URL
   /// Sockets, whose paths must be short.
@@ -148,6 +150,10 @@ final class Cluster {
     }
     try tell(alpha, "primary", "--force", resource)
     try waitForSync()
+    guard let size = Int(try succeed("nbdinfo", "--size", uri(alpha))) else {
+      throw Failure("nbdinfo gives no size")
+    }
+    bytes = size
   }
 
   /// Waits until both nodes say that both disks are UpToDate and nothing is being copied.
@@ -183,8 +189,7 @@ final class Cluster {
 
   /// Both backing disks hold the same bytes where the volume's data is.
   func expectIdenticalDisks() throws {
-    let bytes = try succeed("nbdinfo", "--size", uri(alpha))
-    try succeed("cmp", "-n", bytes, alpha.disk.path, beta.disk.path)
+    try succeed("cmp", "-n", "\(bytes)", alpha.disk.path, beta.disk.path)
   }
 
   // MARK: The end

@@ -6,7 +6,7 @@ import Testing
 
 extension Integration {
   @Suite struct Kills {
-    @Test(.needs("nbdsh", "cmp"))
+    @Test(.needsPythonNBD, .needs("cmp"))
     func `no acknowledged write is lost when a daemon is killed at any moment`() throws {
       let kills = Machine.count("ASHLAR_TEST_KILLS", default: 10)
       let seed = UInt64(Machine.count("ASHLAR_TEST_SEED", default: Int.random(in: 1...1_000_000)))
@@ -45,20 +45,20 @@ extension Integration {
       }
     }
 
-    @Test(.needs("nbdsh"))
+    @Test(.needsPythonNBD)
     func `both daemons end cleanly on SIGTERM and come back in sync`() throws {
       try withCluster { cluster in
         let uri = try cluster.uri(cluster.alpha)
-        try succeed("nbdsh", "-u", uri, "-c", "h.pwrite(b'x' * 1048576, 0)")
+        try scriptNBD(uri, "h.pwrite(b'x' * 1048576, 0)")
         try cluster.stop(cluster.beta)
-        try succeed("nbdsh", "-u", uri, "-c", "h.pwrite(b'y' * 1048576, 524288)")
+        try scriptNBD(uri, "h.pwrite(b'y' * 1048576, 524288)")
         try cluster.stop(cluster.alpha)
         try cluster.start(cluster.beta)
         try cluster.start(cluster.alpha)
         try cluster.waitForSync()
         try cluster.promote(cluster.alpha)
         let check = "assert h.pread(1572864, 0) == b'x' * 524288 + b'y' * 1048576"
-        try succeed("nbdsh", "-u", uri, "-c", check)
+        try scriptNBD(uri, check)
         try cluster.expectIdenticalDisks()
       }
     }

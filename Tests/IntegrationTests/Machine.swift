@@ -44,6 +44,13 @@ extension Trait where Self == ConditionTrait {
       if: missing == nil || Machine.isCI, "\(missing ?? "") is not installed; run tools/setup")
   }
 
+  /// Skips the test where Debian's Python has no libnbd; never on CI.
+  static var needsPythonNBD: Self {
+    let isThere = (try? run(["/usr/bin/python3", "-c", "import nbd"]).status) == 0
+    return .enabled(
+      if: isThere || Machine.isCI, "python3-libnbd is not installed; run tools/setup")
+  }
+
   /// Skips the test where the kernel or the user's rights do not allow loop devices over FUSE.
   static var needsLoopAndFUSE: Self {
     .enabled(if: Machine.hasLoopAndFUSE, "no right to /dev/fuse and /dev/loop-control here")
