@@ -16,8 +16,12 @@ public struct Listener: ~Copyable {
   ///
   /// A Unix socket file that was left behind, which nobody answers on, is replaced; one that is
   /// answered on gives `EADDRINUSE`. `mode` is the mode of a Unix socket's file.
+  ///
+  /// An address in use is tried again for `patienceMs`: the kernel takes a killed process's ring
+  /// down after the process is gone, and until then its pending accepts hold the sockets open. Most
+  /// often it takes a few milliseconds; a second is what a running node's volumes can bear.
   public init(
-    address: SocketAddress, backlog: Int32 = 128, mode: UInt32 = 0o660
+    address: SocketAddress, backlog: Int32 = 128, mode: UInt32 = 0o660, patienceMs: UInt64 = 1_000
   ) throws(SystemError) {
     let made = socket(
       address.family, Int32(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue), 0)
@@ -26,7 +30,7 @@ public struct Listener: ~Copyable {
     }
     do throws(SystemError) {
       try Self.prepare(made, address, mode)
-      try Self.bind(made, to: address)
+      try Self.bind(made, to: address, patienceMs: patienceMs)
       guard Glibc.listen(made, backlog) == 0 else {
         throw SystemError(call: "listen", errno: errno, path: address.description)
       }
@@ -66,15 +70,23 @@ public struct Listener: ~Copyable {
     }
   }
 
-  private static func bind(_ descriptor: Int32, to address: SocketAddress) throws(SystemError) {
+  private static func bind(
+    _ descriptor: Int32, to address: SocketAddress, patienceMs: UInt64
+  ) throws(SystemError) {
     guard let (storage, length) = address.kernelForm else {
       throw SystemError(call: "bind", errno: ENAMETOOLONG, path: address.description)
     }
     var result = unsafe call(Glibc.bind, descriptor, storage, length)
-    if result == EADDRINUSE, case .unix(let path) = address, isStale(storage, length) {
-      guard unsafe unlink(path) == 0 || errno == ENOENT else {
-        throw SystemError(call: "unlink", errno: errno, path: path)
+    var waitedMs: UInt64 = 0
+    while result == EADDRINUSE, waitedMs < patienceMs {
+      if case .unix(let path) = address, isStale(storage, length) {
+        guard unsafe unlink(path) == 0 || errno == ENOENT else {
+          throw SystemError(call: "unlink", errno: errno, path: path)
+        }
+      } else {
+        usleep(10_000)
       }
+      waitedMs += 10
       result = unsafe call(Glibc.bind, descriptor, storage, length)
     }
     guard result == 0 else {
