@@ -49,7 +49,7 @@ func engine(_ arguments: ArraySlice<String>) -> EngineChoice {
 
 func options(_ engine: EngineChoice) -> ReactorOptions {
   var options = ReactorOptions(engine: engine)
-  options.registersMemory = unsafe getenv("PROBE_REGISTER") != nil
+  options.registersMemory = unsafe getenv("PROBE_NO_REGISTER") == nil
   return options
 }
 

@@ -97,9 +97,11 @@ struct Engine: ~Copyable {
   /// Why there is no ring, in words for the log.
   private static func explain(_ error: Int32) -> String {
     guard error == EPERM else { return "io_uring is not available: \(errnoText(error))" }
-    let setting = readNumber("/proc/sys/kernel/io_uring_disabled")
-    return setting.map { "io_uring is switched off: kernel.io_uring_disabled=\($0)" }
-      ?? "io_uring is forbidden: \(errnoText(error))"
+    let setting = readNumber("/proc/sys/kernel/io_uring_disabled") ?? 0
+    guard setting != 0 else {
+      return "io_uring is forbidden to this process: \(errnoText(error))"
+    }
+    return "io_uring is switched off: kernel.io_uring_disabled=\(setting)"
   }
 
   private static func readNumber(_ path: String) -> Int? {

@@ -11,6 +11,11 @@ extension ReactorCore {
     return Instant(nanoseconds: UInt64(time.tv_sec) * 1_000_000_000 + UInt64(time.tv_nsec))
   }
 
+  /// Whether the kernel's refusal says nothing about the next attempt.
+  private static func isPassing(_ result: Int32) -> Bool {
+    result == -EINTR || result == -ETIME || result == -EAGAIN || result == -EBUSY
+  }
+
   mutating func wait(until deadline: Instant) {
     let everythingQueued = submitQueues()
     guard completionIndex == completionCount else {
@@ -32,9 +37,9 @@ extension ReactorCore {
     completionCount = Int(max(result, 0))
     now = Self.clock()
     guard result < 0 else { return }
-    let isExpected =
-      result == -EINTR || result == -ETIME || result == -EAGAIN || result == -EBUSY
-    precondition(isExpected, "the kernel refused to wait")
+    precondition(Self.isPassing(result), "the kernel refused to wait")
+    // Short of memory, and nothing completed that could free some: give it a moment, do not spin.
+    if result == -EAGAIN || result == -EBUSY { usleep(1000) }
   }
 
   mutating func nextEvent() -> ReactorEvent? {
@@ -179,13 +184,12 @@ extension ReactorCore {
     cancelDoorbell()
     let limit = Self.clock().advanced(milliseconds: Self.quiesceLimitMs)
     while operationsInFlight > 0 || doorbellIsArmed {
-      guard Self.clock() < limit else {
+      guard Self.clock() < limit, collectOnly(until: limit) else {
         engine.isAbandoned = true
         pool.isAbandoned = true
         streams.isAbandoned = true
         return
       }
-      collectOnly(until: limit)
     }
   }
 
@@ -200,16 +204,19 @@ extension ReactorCore {
     }
   }
 
-  /// One turn that arms nothing new and delivers nothing.
-  private mutating func collectOnly(until limit: Instant) {
+  /// One turn that arms nothing new and delivers nothing. `false` when the kernel refuses, as it does
+  /// on another thread than the loop's.
+  private mutating func collectOnly(until limit: Instant) -> Bool {
     _ = submitSends() && submitOperations() && submitCancels()
-    let time = Self.clock()
-    let timeout = limit > time ? limit.nanoseconds - time.nanoseconds : 0
     if completionIndex == completionCount {
+      let time = Self.clock()
+      let timeout = limit > time ? limit.nanoseconds - time.nanoseconds : 0
       let result = engine.submit(wait: timeout > 0, timeout: timeout)
+      guard result >= 0 || Self.isPassing(result) else { return false }
       completionIndex = 0
       completionCount = Int(max(result, 0))
     }
     while nextEvent() != nil {}
+    return true
   }
 }

@@ -322,12 +322,25 @@ extension ReactorCore {
   /// Makes the kernel let go of the stream, and frees it as soon as it has.
   private mutating func leave(_ slot: UInt32) {
     let state = unsafe streams.pointer(slot)
+    unsafe state.pointee.wasDrained = state.pointee.state == .draining
     unsafe state.pointee.state = .closing
     if unsafe state.pointee.isInKernel {
       // Both a waiting receive and a waiting send end at once on a socket that is shut down.
       _ = unsafe shutdown(state.pointee.descriptor, Int32(SHUT_RDWR))
     }
     leaveIfQuiet(slot)
+  }
+
+  /// Empties the socket into the window, which nobody reads any more: TCP answers unread bytes at the
+  /// close with a reset, which would take what was sent last away from the peer. Bounded, since the
+  /// peer may go on sending.
+  @unsafe private func discardUnread(_ state: UnsafeMutablePointer<Stream>) {
+    for _ in 0..<64 {
+      let count = unsafe recv(
+        state.pointee.descriptor, state.pointee.window, state.pointee.windowCapacity,
+        Int32(MSG_DONTWAIT))
+      guard count > 0 else { return }
+    }
   }
 
   private mutating func leaveIfQuiet(_ slot: UInt32) {
@@ -338,6 +351,7 @@ extension ReactorCore {
       unsafe pool.release(state.pointee.payloadBuffer)
     }
     unsafe engine.forget(state.pointee.descriptor)
+    if unsafe state.pointee.wasDrained { unsafe discardUnread(state) }
     _ = unsafe Glibc.close(state.pointee.descriptor)
     _ = unsafe munmap(state.pointee.mapping, state.pointee.mappingBytes)
     leavingStreams -= 1

@@ -39,6 +39,8 @@ struct Stream: BitwiseCopyable {
   /// The last receive emptied the socket, so that trying again before it is readable is in vain.
   var pollFirst = false
   var sendFailed = false
+  /// Whether everything queued was to be sent before the close.
+  var wasDrained = false
   var descriptor: Int32 = -1
   var userTag: UInt64 = 0
 

@@ -232,14 +232,13 @@ struct ConnectionTests {
   @Test func automaticFallsBackAndSaysWhy() throws {
     for (error, reason) in [
       (ENOSYS, "libaio (io_uring is not available: Function not implemented)"),
-      (EPERM, "libaio (io_uring is switched off: kernel.io_uring_disabled=0)"),
+      (EPERM, "libaio (io_uring is "),
     ] {
       var options = smallOptions(.automatic)
       options.forcedRingFailure = error
       let reactor = try Reactor(options: options)
       let description = reactor.engineDescription
-      #expect(
-        description == reason || (error == EPERM && description.hasPrefix("libaio (io_uring is ")))
+      #expect(description.hasPrefix(reason), "\(description)")
       options.engine = .ioUring
       #expect(throws: SystemError(call: "io_uring_setup", errno: error, path: nil)) {
         _ = try Reactor(options: options)

@@ -349,6 +349,26 @@ struct StreamTests {
     #expect(reactor.freeBuffers(holding: 1 << 20) == 4)
   }
 
+  /// A last message is not lost to a reset because the peer had sent more than was read.
+  @Test(arguments: engines)
+  func lastMessageOutlivesUnreadBytes(engine: EngineChoice) throws {
+    for _ in 0..<20 {
+      var reactor = try Reactor(options: smallOptions(engine))
+      let (mine, peer) = try makeTCPPair()
+      defer { close(peer) }
+      let stream = try reactor.open(mine, tag: 3, window: 4096)
+      let unread = pattern(100_000, seed: 1)
+      #expect(write(peer, unread, unread.count) == unread.count)
+      try reactor.expect(.received(stream: stream, tag: 3))
+      reactor.send(stream, bytes: Array("refused".utf8))
+      reactor.closeAfterSending(stream)
+      try reactor.drain()
+      var answer = [UInt8](repeating: 0, count: 16)
+      #expect(recv(peer, &answer, 16, 0) == 7)
+      #expect(recv(peer, &answer, 16, 0) == 0)
+    }
+  }
+
   /// The number of streams is bounded; a refused descriptor stays the caller's.
   @Test(arguments: engines)
   func streamSlotsAreBounded(engine: EngineChoice) throws {
