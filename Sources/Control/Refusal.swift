@@ -9,15 +9,20 @@ public struct Refusal: Error, Equatable, Sendable {
   public var text: String
   /// The exit code of the tool.
   public var exitCode: Int32
-  /// Further lines: who holds the device, what to do.
+  /// Further lines: who holds the device and the like.
   public var details: [String] = []
+  /// The last line: what to do. `{}` stands for the object.
+  public var hint: String?
 
   /// Joins the parts.
-  public init(code: Int, text: String, exitCode: Int32, details: [String] = []) {
+  public init(
+    code: Int, text: String, exitCode: Int32, details: [String] = [], hint: String? = nil
+  ) {
     self.code = code
     self.text = text
     self.exitCode = exitCode
     self.details = details
+    self.hint = hint
   }
 
   /// The same refusal with a line that says who, why or what to do.
@@ -30,47 +35,64 @@ public struct Refusal: Error, Equatable, Sendable {
   /// The lines for standard error.
   public func lines(object: String) -> [String] {
     let kind = code < 0 ? "State change failed" : "Failure"
-    return ["\(object): \(kind): (\(code)) \(text)"] + details
+    let advice = hint.map { [$0.replacing("{}", with: object)] } ?? []
+    return ["\(object): \(kind): (\(code)) \(text)"] + details + advice
   }
 }
 
 extension Refusal {
-  private static func state(_ code: Int, _ text: String, exit: Int32 = 11) -> Refusal {
-    Refusal(code: code, text: text, exitCode: exit)
+  private static func state(
+    _ code: Int, _ text: String, exit: Int32 = 11, hint: String? = nil
+  ) -> Refusal {
+    Refusal(code: code, text: text, exitCode: exit, hint: hint)
   }
 
-  private static func request(_ code: Int, _ text: String) -> Refusal {
-    Refusal(code: code, text: text, exitCode: 10)
+  private static func request(_ code: Int, _ text: String, hint: String? = nil) -> Refusal {
+    Refusal(code: code, text: text, exitCode: 10, hint: hint)
   }
 
   /// A second Primary.
-  public static let multiplePrimaries = state(-1, "Multiple primaries not allowed by config")
+  public static let multiplePrimaries = state(
+    -1, "Multiple primaries not allowed by config",
+    hint: "run 'ashlaradm secondary {}' on the other node first")
   /// Promotion without good data in reach.
-  public static let needUpToDateData = state(-2, "Need access to UpToDate data", exit: 17)
+  public static let needUpToDateData = state(
+    -2, "Need access to UpToDate data", exit: 17,
+    hint: "connect to a peer that is UpToDate, or run 'ashlaradm primary --force {}' on the node "
+      + "whose data counts")
   /// A resync without a disk here.
-  public static let noLocalDisk = state(-4, "Can not resync without local disk")
+  public static let noLocalDisk = state(
+    -4, "Can not resync without local disk", hint: "run 'ashlaradm attach {}' first")
   /// A resync without a disk there.
-  public static let noRemoteDisk = state(-5, "Can not resync without remote disk")
+  public static let noRemoteDisk = state(
+    -5, "Can not resync without remote disk",
+    hint: "connect to a peer with an UpToDate disk first")
   /// A resync or verify runs already.
   public static let resyncActive = state(-8, "Verify or resync already running")
   /// Disconnect where nothing is connected.
   public static let alreadyStandAlone = state(-9, "Already in StandAlone")
   /// The peer refused.
-  public static let refusedByPeer = state(-10, "State change was refused by peer node")
+  public static let refusedByPeer = state(
+    -10, "State change was refused by peer node", hint: "the peer's log says why")
   /// A disk is needed.
   public static let diskless = state(
     -11, "Device is diskless, the requested operation needs a disk")
   /// A client has the volume open.
-  public static let heldOpen = state(-12, "Device is held open by someone")
+  public static let heldOpen = state(
+    -12, "Device is held open by someone", hint: "close the clients of {} first")
   /// A connection is needed.
-  public static let needConnection = state(-15, "Need a connection for this operation")
+  public static let needConnection = state(
+    -15, "Need a connection for this operation", hint: "run 'ashlaradm connect {}' first")
   /// Not in this version.
   public static let notSupported = state(-17, "Not supported")
   /// The answer did not come in time.
-  public static let timedOut = state(-23, "Timeout in operation")
+  public static let timedOut = state(
+    -23, "Timeout in operation", hint: "see 'ashlaradm status {}', then try again")
 
   /// The port is taken.
-  public static let localAddressInUse = request(102, "Local address(port) already in use.")
+  public static let localAddressInUse = request(
+    102, "Local address(port) already in use.",
+    hint: "stop what listens there, or choose another port in 'address'")
   /// The backing disk cannot be opened.
   public static let cannotOpenDisk = request(104, "Can not open backing device.")
   /// The metadata device cannot be opened.
@@ -78,7 +100,8 @@ extension Refusal {
   /// The backing disk has no room for data and metadata.
   public static let diskTooSmall = request(111, "Backing device is too small.")
   /// The backing disk cannot be read.
-  public static let metadataReadError = request(118, "IO error while reading meta data.")
+  public static let metadataReadError = request(
+    118, "IO error while reading meta data.", hint: "replace the disk")
   /// `create-md` is missing.
   public static let noMetadata = request(119, "No valid meta data found")
   /// The disk is attached already.
@@ -88,13 +111,17 @@ extension Refusal {
   public static let alreadyConfigured = request(
     125, "Connection is configured already (use disconnect first)")
   /// The volume is not up.
-  public static let unknownVolume = request(127, "Device minor not allocated")
+  public static let unknownVolume = request(
+    127, "Device minor not allocated", hint: "{} is not up: run 'ashlaradm up {}'")
   /// The resource is not up.
-  public static let unknownResource = request(158, "Unknown resource")
+  public static let unknownResource = request(
+    158, "Unknown resource", hint: "{} is not up: run 'ashlaradm up {}'")
   /// The resource is Primary or has clients.
-  public static let resourceInUse = request(159, "Resource is in use")
+  public static let resourceInUse = request(
+    159, "Resource is in use", hint: "run 'ashlaradm secondary {}' first")
   /// The resource is up already.
-  public static let resourceExists = request(161, "Resource already exists")
+  public static let resourceExists = request(
+    161, "Resource already exists", hint: "'ashlaradm adjust {}' applies what has changed")
   /// The request makes no sense.
   public static let invalidRequest = request(162, "Invalid configuration request")
   /// The disk is smaller than the volume.

@@ -115,9 +115,7 @@ extension LineCommand {
       for device in resource.devices { printOutput(Self.line(resource, device)) }
     }
     for name in missing {
-      let refusal = Refusal.unknownResource.with(
-        "\(name) is not up: run 'ashlaradm up \(name)'")
-      for line in refusal.lines(object: name) { printError(line) }
+      for line in Refusal.unknownResource.lines(object: name) { printError(line) }
     }
     guard missing.isEmpty else { throw ExitCode(Refusal.unknownResource.exitCode) }
   }

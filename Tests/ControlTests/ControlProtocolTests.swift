@@ -71,7 +71,7 @@ import Testing
     #expect(
       reply.standardError == [
         "r0: State change failed: (-12) Device is held open by someone",
-        "opened by NBD client 3",
+        "opened by NBD client 3", "close the clients of r0 first",
       ])
     #expect(ControlReply(refusing: .needUpToDateData, object: "r0").exitCode == 17)
     #expect(ControlReply(refusing: .unknownResource, object: "r0").exitCode == 10)
