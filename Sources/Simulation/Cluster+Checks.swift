@@ -81,6 +81,7 @@ extension Cluster {
         }
       }
     }
+    let answerable = holders
     // A peer that has the write among good data holds it, whatever this node knows of that.
     let peer = nodes[1 - node.index]
     let peerHasIt = zip(pending.sectors, words).allSatisfy { peer.disk.word(at: $0) == $1 }
@@ -89,7 +90,9 @@ extension Cluster {
       ? peer.diskState.rawValue > DiskState.inconsistent.rawValue
       : peer.durableSuperblock.map { $0.diskState != .inconsistent } ?? false
     if peerHasIt, peerIsWhole { holders.insert(Set2(peer.index)) }
-    history.acknowledge(change, holders: holders, durably: pending.forceUnitAccess)
+    // Zeroes that were there before may pass for this write's, so nothing is said of their flush.
+    history.acknowledge(
+      change, holders: holders, durableOn: pending.forceUnitAccess ? answerable : [])
     if !peerHasIt, !hasLostPower(peer, since: pending.begun) { checkLineage(node, change) }
   }
 

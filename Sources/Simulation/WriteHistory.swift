@@ -96,15 +96,15 @@ package struct WriteHistory {
     }
   }
 
-  /// A change was acknowledged while `holders` (bit a node) had it; `durably` under FUA.
-  package mutating func acknowledge(_ number: Int, holders: Set2, durably: Bool) {
+  /// A change was acknowledged while `holders` had it, and had it stable where FUA asked for that.
+  package mutating func acknowledge(_ number: Int, holders: Set2, durableOn: Set2 = []) {
     clock += 1
     records[number].acknowledged = clock
     let begun = records[number].begun
     for node in 0...1 where holders.contains(node) {
       for sector in records[number].sectors {
         held[node][sector] = max(held[node][sector], begun)
-        if durably { durable[node][sector] = max(durable[node][sector], begun) }
+        if durableOn.contains(node) { durable[node][sector] = max(durable[node][sector], begun) }
       }
       guard !holders.contains(1 - node) else { continue }
       if exclusiveSince[node] == nil { exclusiveSince[node] = clock }
