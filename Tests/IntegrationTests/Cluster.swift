@@ -111,7 +111,7 @@ final class Cluster {
     try ask(node, arguments)
   }
 
-  private func ask(_ node: ClusterNode, _ arguments: [String]) throws -> Output {
+  func ask(_ node: ClusterNode, _ arguments: [String]) throws -> Output {
     let program = Machine.programs.appending(path: "ashlaradm").path
     return try run(
       [program, "--node", node.name, "--run-dir", runDirectory.path] + arguments,
