@@ -118,7 +118,6 @@ struct NodeLoop: ~Copyable {
   /// What a turn ends with: roles may have changed, commands may have ended.
   private mutating func endTurn() {
     while let notice = server.nextNotice() { options.log(.info, "nbd: \(notice)") }
-    if isTerminating { finishTerminating() }
     for slot in unsafe 0..<volumes.count {
       guard let volume = unsafe volumes[slot] else { continue }
       if unsafe volume.pointee.needsAttention {
@@ -128,6 +127,7 @@ struct NodeLoop: ~Copyable {
       }
       if unsafe volume.pointee.isLeaving { forgetIfIdle(slot) }
     }
+    if isTerminating { finishTerminating() }
   }
 
   private mutating func handleReports(_ slot: Int) {
