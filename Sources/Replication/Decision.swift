@@ -10,10 +10,12 @@
 /// | 3 | sizes differ                                        | refuse                           |
 /// | 4 | neither ever held data                              | no sync, both stay Inconsistent  |
 /// | 5 | one never held data                                 | the other is source, if it is    |
-/// |   |                                                     | not Inconsistent                 |
+/// |   |                                                     | Consistent or UpToDate           |
 /// | 6 | no generation in common                             | refuse: unrelated data           |
 /// | 7 | both Inconsistent                                   | no sync                          |
-/// | 8 | one Inconsistent                                    | it is target, unless it is ahead |
+/// | 8 | one Inconsistent                                    | it is target, if the other is    |
+/// |   |                                                     | Consistent or UpToDate; refused  |
+/// |   |                                                     | if it is ahead or parted         |
 /// | 9 | parted after a common ancestor                      | refuse: split brain              |
 /// |10 | one extends the other                               | the longer is source             |
 /// |11 | equal, both say the other lacks writes              | refuse                           |
@@ -24,6 +26,10 @@
 /// |   |                                                     | node id, is source               |
 ///
 /// A target that is Primary is refused in every row: its clients have seen its data.
+///
+/// An Outdated replica is known to lack acknowledged writes. It is never the source for one that
+/// has nothing better, because both would end UpToDate without them (P2): the operator has to say
+/// that its data counts, with `primary --force`.
 import BlockTypes
 public import Wire
 
@@ -121,10 +127,8 @@ public struct Decision: Equatable, Sendable, BitwiseCopyable {
     let theyAreInconsistent = theirs.disk == .inconsistent
     switch relation {
     case .bothEmpty: return Decision(.noSync, .bothEmpty)
-    case .otherEmpty:
-      return Decision(iAmInconsistent ? .noSync : .syncSource, .oneEmpty)
-    case .selfEmpty:
-      return Decision(theyAreInconsistent ? .noSync : .syncTarget, .oneEmpty)
+    case .otherEmpty: return Decision(mine.isGoodSource ? .syncSource : .noSync, .oneEmpty)
+    case .selfEmpty: return Decision(theirs.isGoodSource ? .syncTarget : .noSync, .oneEmpty)
     case .unrelated: return Decision(.refuse, .unrelated, .unrelatedData)
     case .equal, .extends, .extended, .parted: break
     }
@@ -132,6 +136,11 @@ public struct Decision: Equatable, Sendable, BitwiseCopyable {
     if iAmInconsistent || theyAreInconsistent {
       let inconsistentIsAhead = relation == (iAmInconsistent ? .extends : .extended)
       if inconsistentIsAhead { return Decision(.refuse, .oneInconsistent, .inconsistentAhead) }
+      // What is left of writes that the other side never had is the operator's to give up.
+      if case .parted = relation { return Decision(.refuse, .oneInconsistent, .splitBrain) }
+      guard (iAmInconsistent ? theirs : mine).isGoodSource else {
+        return Decision(.noSync, .oneInconsistent)
+      }
       return Decision(iAmInconsistent ? .syncTarget : .syncSource, .oneInconsistent)
     }
     switch relation {
@@ -159,4 +168,9 @@ public struct Decision: Equatable, Sendable, BitwiseCopyable {
     }
     return Decision(iAmLower ? .syncSource : .syncTarget, .equalBothCrashed)
   }
+}
+
+extension StateReport {
+  /// Whether the data is all of an unbroken history, as far as the replica knows.
+  fileprivate var isGoodSource: Bool { disk == .consistent || disk == .upToDate }
 }

@@ -14,7 +14,7 @@ public enum ControlMessage: Sendable, BitwiseCopyable {
 }
 
 /// What a replica wants done.
-public enum Effect: Sendable, BitwiseCopyable {
+public enum Effect: Equatable, Sendable, BitwiseCopyable {
   /// Read the range into the buffer.
   case read(SlotID, ByteRange, BufferID)
   /// Take a buffer from the pool when there is one, then read the range into it.
@@ -47,7 +47,7 @@ public enum Effect: Sendable, BitwiseCopyable {
 }
 
 /// Something that happened, for the log. The text names what changed from what to what.
-public enum Note: Sendable, BitwiseCopyable {
+public enum Note: Equatable, Sendable, BitwiseCopyable {
   case role(from: Role, to: Role)
   case disk(from: DiskState, to: DiskState)
   case connection(peer: Int, from: ConnectionState, to: ConnectionState, Reason)

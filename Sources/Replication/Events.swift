@@ -118,7 +118,7 @@ public enum Refusal: Int32, Sendable, BitwiseCopyable {
 }
 
 /// How a command ended.
-public enum CommandResult: Sendable, BitwiseCopyable {
+public enum CommandResult: Equatable, Sendable, BitwiseCopyable {
   case done
   case refused(Refusal)
 }

@@ -52,8 +52,12 @@ struct Peer: BitwiseCopyable {
   var base: Generation?
 
   var outstanding = 0
-  /// Requests of this peer under way on our disk.
+  /// Writes and flushes of this peer in the slab, also those of a connection that is gone.
   var requestsHere = 0
+  /// Ranges that are read for this peer, also those of a connection that is gone.
+  var servesHere = 0
+  /// The flush of a handshake with this peer, perhaps of one that was given up.
+  var handshakeFlush: SlotID?
   var lastReceived = Instant(nanoseconds: 0)
   var lastProgress = Instant(nanoseconds: 0)
   var pingSentAt: Instant?
@@ -66,14 +70,20 @@ struct Peer: BitwiseCopyable {
   /// Source: everything is sent and `base` is being cleared; target: everything is written.
   var finishVersion: UInt64?
   var syncDoneSent = false
+  /// Target: `syncDone` came; the disk is flushed before its lineage is taken over.
+  var syncDoneReceived = false
+  var syncDoneFlush: SlotID?
   /// The source's newest lineage arrived with `syncDone` and is being made durable.
   var adoptVersion: UInt64?
 
   var promoteAsked = false
   var promoteAnswered = false
+  /// Earlier promotions of ours that were given up and that the peer has yet to answer.
+  var stalePromotions = 0
   /// The peer may be told that it may be Primary when this version is durable.
   var versionOfGrant: UInt64?
-  var servesInFlight = 0
+  /// The number of the promotion that is granted then.
+  var grantID: UInt64 = 0
 
   init(node: NodeID) { self.node = node }
 

@@ -61,7 +61,6 @@ extension Replica {
     guard let pending = command else { return }
     command = nil
     effects.push(.reply(token: pending.token, result))
-    continueQuiescing()
   }
 
   mutating func advanceCommand() {
@@ -87,7 +86,11 @@ extension Replica {
     case .primary(let force): beginPromotion(force: force)
     case .secondary:
       if role == .secondary { finish(.done) } else { command?.stage = .draining }
-    case .shutdown: command?.stage = .draining
+    case .shutdown:
+      // A Secondary leaves first: were writes still acknowledged after its last flush, a power
+      // loss could take them from a replica that says it is clean.
+      if role != .primary { leaveAll(.shutdown) }
+      command?.stage = .draining
     case .detach:
       guard disk != .diskless else { return finish(.done) }
       isDetaching = true
@@ -95,7 +98,7 @@ extension Replica {
       command?.stage = .draining
     case .connect, .disconnect, .invalidate: preconditionFailure("done at once")
     }
-    if case .draining? = command?.stage, isDrained { flushForCommand() }
+    if let begun = command, case .draining = begun.stage { advanceCommand() }
   }
 
   // MARK: Promotion
@@ -110,9 +113,11 @@ extension Replica {
       force && !isTarget && (disk == .inconsistent || disk == .outdated || disk == .consistent)
     guard hasData || mayForce else { return finish(.refused(.needUpToDateData)) }
     for slot in 0..<peers.count {
+      if peers[slot].promoteAsked, !peers[slot].promoteAnswered { peers[slot].stalePromotions += 1 }
       peers[slot].promoteAsked = false
       peers[slot].promoteAnswered = false
     }
+    promotionNumber += 1
     command?.stage = .asking
     if let pending = command { continueAsking(pending) }
   }
@@ -128,16 +133,20 @@ extension Replica {
       guard let connection = peers[slot].connection else { continue }
       if !peers[slot].promoteAsked {
         peers[slot].promoteAsked = true
-        effects.push(.send(connection, MessageHeader(.promoteRequest), .none))
+        effects.push(
+          .send(connection, MessageHeader(.promoteRequest, id: promotionNumber), .none))
         expectAnswer(slot)
       }
       if !peers[slot].promoteAnswered { isAnswered = false }
     }
     guard isAnswered else { return }
-    guard case .primary(let force) = pending.command, var block = superblock else {
+    guard case .primary(let force) = pending.command, var block = superblock,
+      disk == .upToDate || force
+    else {
+      // The disk failed meanwhile. Who granted must not go on believing that we are Primary.
+      tellRole(role)
       return finish(.refused(.needUpToDateData))
     }
-    guard disk == .upToDate || force else { return finish(.refused(.needUpToDateData)) }
     block.dirty = true
     block.wasPrimary = true
     if disk != .upToDate {
@@ -157,6 +166,12 @@ extension Replica {
   }
 
   private mutating func promoted() {
+    guard superblock != nil else {
+      // The disk failed before it could take this down: nothing is on record.
+      isForcing = false
+      tellRole(role)
+      return finish(.refused(.needUpToDateData))
+    }
     become(role: .primary)
     become(disk: .upToDate)
     tellRole(.primary)
@@ -168,13 +183,14 @@ extension Replica {
     }
   }
 
-  mutating func receivedPromoteRequest(_ slot: Int) {
+  mutating func receivedPromoteRequest(_ slot: Int, _ header: MessageHeader) {
     var isRefused = role == .primary
     if case .primary? = command?.command, commandIsUnderWay {
       if options.node < peers[slot].node {
         isRefused = true
       } else if case .asking? = command?.stage {
         finish(.refused(.multiplePrimaries))
+        tellRole(role)
       } else {
         isRefused = true
       }
@@ -182,8 +198,9 @@ extension Replica {
     for other in 0..<peers.count where other != slot && peers[other].role == .primary {
       isRefused = true
     }
-    guard !isRefused else { return answerPromotion(slot, granted: false) }
+    guard !isRefused else { return answerPromotion(slot, header.id, granted: false) }
     become(slot, peerRole: .primary)
+    peers[slot].grantID = header.id
     guard var block = superblock, !block.dirty else {
       peers[slot].versionOfGrant = versionWanted
       return grantWhenDurable(slot)
@@ -198,19 +215,23 @@ extension Replica {
     guard let version = peers[slot].versionOfGrant else { return }
     guard superblock == nil || versionDurable >= version else { return }
     peers[slot].versionOfGrant = nil
-    answerPromotion(slot, granted: true)
+    answerPromotion(slot, peers[slot].grantID, granted: true)
   }
 
-  private mutating func answerPromotion(_ slot: Int, granted: Bool) {
+  private mutating func answerPromotion(_ slot: Int, _ id: UInt64, granted: Bool) {
     guard peers[slot].state == .connected, let connection = peers[slot].connection else { return }
-    let header = MessageHeader(.promoteReply, length: granted ? 1 : 0)
+    let header = MessageHeader(.promoteReply, id: id, length: granted ? 1 : 0)
     effects.push(.send(connection, header, .none))
   }
 
   mutating func receivedPromoteReply(_ slot: Int, _ header: MessageHeader) {
-    guard peers[slot].promoteAsked, !peers[slot].promoteAnswered else {
-      return protocolViolation(slot, .promoteReply)
+    if header.id < promotionNumber, peers[slot].stalePromotions > 0 {
+      // A late answer to an earlier promotion says nothing about the one under way.
+      peers[slot].stalePromotions -= 1
+      return gotAnswer(slot)
     }
+    guard header.id == promotionNumber, peers[slot].promoteAsked, !peers[slot].promoteAnswered
+    else { return protocolViolation(slot, .promoteReply) }
     gotAnswer(slot)
     peers[slot].promoteAnswered = true
     guard case .primary? = command?.command, case .asking? = command?.stage else {
@@ -224,18 +245,38 @@ extension Replica {
   }
 
   mutating func receivedRole(_ slot: Int, _ header: MessageHeader) {
-    guard let new = Role(rawValue: UInt8(truncatingIfNeeded: header.length)), new != .unknown else {
+    guard let new = UInt8(exactly: header.length).flatMap(Role.init(rawValue:)), new != .unknown
+    else { return protocolViolation(slot, .roleChanged) }
+    // To become Primary a peer asks first, and we take down that it writes.
+    guard new == .secondary || peers[slot].role == .primary else {
       return protocolViolation(slot, .roleChanged)
     }
     become(slot, peerRole: new)
-    if new == .secondary, role == .secondary, disk != .diskless, disk != .failed {
-      beginCommandFlush(.cleanFlush)
+    if new == .secondary, peers[slot].versionOfGrant != nil {
+      // It gave up before we could grant.
+      peers[slot].versionOfGrant = nil
+      answerPromotion(slot, peers[slot].grantID, granted: false)
     }
+    beginCleanFlush()
   }
 
-  /// Nobody writes any more and the disk was flushed: a crash from here on loses nothing.
+  /// Flushes when nobody writes any more, so that a crash from then on counts as none.
+  mutating func beginCleanFlush() {
+    guard role == .secondary, !anyPeerIsPrimary, superblock?.dirty == true else { return }
+    guard cleanFlush == nil else {
+      cleanFlushIsWantedAgain = true
+      return
+    }
+    cleanFlushIsWantedAgain = false
+    cleanFlushIsStale = false
+    for slot in 0..<peers.count where peers[slot].requestsHere > 0 { return }
+    cleanFlush = beginFlush(.cleanFlush)
+  }
+
   mutating func cleanFlushed() {
-    guard role == .secondary, !anyPeerIsPrimary, command == nil, var block = superblock,
+    if cleanFlushIsWantedAgain { return beginCleanFlush() }
+    guard !cleanFlushIsStale, role == .secondary, !anyPeerIsPrimary, command == nil,
+      var block = superblock,
       block.dirty, !crashed
     else { return }
     block.dirty = false
@@ -247,26 +288,20 @@ extension Replica {
 
   private mutating func flushForCommand() {
     guard disk != .diskless, disk != .failed else {
-      command?.stage = .persisting(version: 0)
       if let pending = command { persisted(pending) }
       return
     }
-    command?.stage = .flushing
-    beginCommandFlush(.commandFlush)
+    // One that was begun for a command given up meanwhile has to end first.
+    guard commandFlush == nil else { return }
+    let flush = beginFlush(.commandFlush)
+    commandFlush = flush
+    command?.stage = .flushing(flush)
   }
 
-  mutating func beginCommandFlush(_ origin: Origin) {
-    var flush = Request(
-      origin, .flush, ByteRange(start: 0, end: 0), tag: command?.token ?? 0)
-    flush.phase = .active
-    flush.isLocalPending = true
-    effects.push(.flush(insert(flush)))
-  }
-
-  mutating func commandFlushed(_ request: Request) {
-    guard let pending = command, case .flushing = pending.stage, pending.token == request.tag
-    else { return }
-    guard var block = superblock else { return finish(.refused(.primaryNeedsDisk)) }
+  mutating func commandFlushed(_ id: SlotID) {
+    guard let pending = command, case .flushing(id) = pending.stage else { return }
+    // Without a disk there is nothing to take down, and nothing keeps the node from leaving.
+    guard var block = superblock else { return persisted(pending) }
     let peerWrites = pending.command.leavesPeersBehind && anyPeerIsPrimary
     if peerWrites, block.diskState == .upToDate {
       // The Primary goes on without us: what we have is of an older moment from now on.
@@ -281,9 +316,7 @@ extension Replica {
 
   private mutating func persisted(_ pending: PendingCommand) {
     switch pending.command {
-    case .primary:
-      // The disk may have failed while it was to take this down: nothing is on record then.
-      if superblock == nil { finish(.refused(.needUpToDateData)) } else { promoted() }
+    case .primary: promoted()
     case .secondary:
       become(role: .secondary)
       tellRole(.secondary)
@@ -294,16 +327,21 @@ extension Replica {
       finish(.done)
     case .shutdown:
       become(role: .secondary)
-      for slot in 0..<peers.count { leave(slot, .shutdown) }
+      leaveAll(.shutdown)
       finish(.done)
     case .connect, .disconnect, .invalidate: preconditionFailure("never persisted as a command")
     }
   }
 
+  private mutating func leaveAll(_ reason: Reason) {
+    for slot in 0..<peers.count { leave(slot, reason) }
+  }
+
   /// Says goodbye and goes StandAlone.
   private mutating func leave(_ slot: Int, _ reason: Reason) {
     if peers[slot].state == .connected, let connection = peers[slot].connection {
-      if peers[slot].role == .primary, reason == .byCommand { markOutdated() }
+      // The Primary goes on without us: what we have is of an older moment from now on.
+      if peers[slot].role == .primary { markOutdated() }
       let header = MessageHeader(.goodbye, length: UInt64(role.rawValue))
       effects.push(.send(connection, header, .none))
     }
@@ -311,14 +349,17 @@ extension Replica {
   }
 
   mutating func expireCommand(_ pending: PendingCommand) {
-    if case .persisting = pending.stage {
-      // The superblock will be durable or the disk fail; either ends the command.
-      command?.deadline = .never
-      return
-    }
-    isDetaching = false
-    tellRole(role)
     finish(.refused(.timeout))
+    switch pending.command {
+    case .primary: tellRole(role)
+    case .detach where isDetaching:
+      // The peers were told that the disk is gone, and go on without it: agree anew.
+      isDetaching = false
+      for slot in 0..<peers.count where peers[slot].state == .connected {
+        loseConnection(slot, .renegotiate)
+      }
+    case .connect, .disconnect, .secondary, .detach, .invalidate, .shutdown: break
+    }
   }
 
   private mutating func beginInvalidate(_ token: UInt64) {
@@ -365,10 +406,11 @@ extension Replica {
   }
 
   mutating func receivedDiskChange(_ slot: Int, _ header: MessageHeader) {
-    guard let new = DiskState(rawValue: UInt8(truncatingIfNeeded: header.length)) else {
+    // Losing the disk is the one change that needs no new handshake.
+    guard header.length == UInt64(DiskState.diskless.rawValue) else {
       return protocolViolation(slot, .diskChanged)
     }
-    become(slot, peerDisk: new)
+    become(slot, peerDisk: .diskless)
     if peers[slot].replication != .established { loseConnection(slot, .diskFailed) }
   }
 }

@@ -80,6 +80,7 @@ extension Replica {
       peers[slot].lastReceived = now
       peers[slot].pingSentAt = nil
       if peers[slot].dialed == connection {
+        releaseIfAny(buffer)
         unsafe receivedOnDial(slot, connection, header, control)
       } else {
         unsafe receivedOnAgreed(slot, header, control, buffer)
@@ -88,6 +89,7 @@ extension Replica {
     }
     for index in 0..<accepted.count where accepted[index].connection == connection {
       accepted[index] = .free
+      releaseIfAny(buffer)
       guard header.type == .hello, let hello = try? Hello(parsing: control) else {
         refuse(connection, .protocolError)
         return
@@ -144,7 +146,8 @@ extension Replica {
     _ control: UnsafeRawBufferPointer
   ) {
     if header.type == .helloReply, let hello = try? Hello(parsing: control),
-      hello.node == peers[slot].node, hello.resource == options.resource
+      hello.node == peers[slot].node, hello.resource == options.resource,
+      hello.versions.contains(Hello.protocolVersion)
     {
       peers[slot].dialed = nil
       adopt(connection, hello, slot)
@@ -152,7 +155,7 @@ extension Replica {
     }
     peers[slot].dialed = nil
     effects.push(.close(connection))
-    let told = Reason(rawValue: UInt8(truncatingIfNeeded: header.length)) ?? .protocolError
+    let told = UInt8(exactly: header.length).flatMap(Reason.init(rawValue:)) ?? .protocolError
     let reason = header.type == .reject ? told : .protocolError
     if reason != .tieBreak { peers[slot].reason = reason }
     scheduleRetry(slot)
@@ -217,6 +220,7 @@ extension Replica {
     become(slot, peerRole: .unknown)
     become(slot, peerDisk: .unknown)
     reports[slot] = nil
+    sentReports[slot] = nil
     peers[slot].decision = nil
     peers[slot].verdictSent = false
     peers[slot].peerVerdict = nil
@@ -225,11 +229,12 @@ extension Replica {
     peers[slot].pullsInFlight = 0
     peers[slot].finishVersion = nil
     peers[slot].syncDoneSent = false
+    peers[slot].syncDoneReceived = false
     peers[slot].adoptVersion = nil
     peers[slot].promoteAsked = false
     peers[slot].promoteAnswered = false
+    peers[slot].stalePromotions = 0
     peers[slot].versionOfGrant = nil
-    peers[slot].servesInFlight = 0
   }
 
   mutating func become(_ slot: Int, replication new: ReplicationState) {

@@ -19,10 +19,16 @@ extension Replica {
   }
 
   private mutating func attach(_ block: Superblock, _ token: UInt64) {
-    guard disk == .diskless, !superblockIsBeingWritten else {
+    guard disk == .diskless else {
       effects.push(.reply(token: token, .refused(.alreadyAttached)))
       return
     }
+    // What the disk before this one still owes must not be taken for an answer of this one.
+    guard !superblockIsBeingWritten, !hasDiskOperations, command == nil else {
+      effects.push(.reply(token: token, .refused(.transient)))
+      return
+    }
+    isDetaching = false
     guard block.node == options.node, block.resource == options.resource else {
       effects.push(.reply(token: token, .refused(.wrongMetadata)))
       return
@@ -46,6 +52,14 @@ extension Replica {
     where peers[slot].state == .connected || peers[slot].state.isHandshake {
       loseConnection(slot, .renegotiate)
     }
+  }
+
+  private var hasDiskOperations: Bool {
+    for index in 0..<requests.capacity {
+      guard let id = requests.id(at: index) else { continue }
+      if requests[id].isLocalPending { return true }
+    }
+    return false
   }
 
   /// Marks the superblock as changed and returns the version whose durability to wait for.
@@ -86,7 +100,9 @@ extension Replica {
     }
   }
 
+  /// Lets the disk go, if there still is one.
   mutating func dropDisk() {
+    guard superblock != nil else { return }
     become(disk: .diskless)
     superblock = nil
     crashed = false

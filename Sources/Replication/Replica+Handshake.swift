@@ -12,7 +12,6 @@ extension Replica {
   mutating func beginHandshake(_ slot: Int) {
     become(slot, .quiescing, .none)
     peers[slot].handshakeDeadline = now.advanced(milliseconds: options.handshakeTimeoutMs)
-    continueQuiescing()
   }
 
   /// Goes on when the last client write in flight has ended.
@@ -26,14 +25,9 @@ extension Replica {
         sendReport(slot)
         continue
       }
-      guard !hasHandshakeFlush(slot) else { continue }
-      guard let connection = peers[slot].connection else { continue }
-      var flush = Request(.handshakeFlush, .flush, ByteRange(start: 0, end: 0), tag: 0)
-      flush.peer = UInt8(slot)
-      flush.connection = connection
-      flush.phase = .active
-      flush.isLocalPending = true
-      effects.push(.flush(insert(flush)))
+      // One that was begun for a handshake given up meanwhile has to end first.
+      guard peers[slot].handshakeFlush == nil else { continue }
+      peers[slot].handshakeFlush = beginFlush(.handshakeFlush, peer: slot)
     }
   }
 
@@ -41,17 +35,6 @@ extension Replica {
   func waitsForReport(_ slot: Int) -> Bool {
     peers[slot].state == .quiescing && role == .primary && !peers[slot].saidPrimary
       && reports[slot] == nil
-  }
-
-  private func hasHandshakeFlush(_ slot: Int) -> Bool {
-    for index in 0..<requests.capacity {
-      guard let id = requests.id(at: index) else { continue }
-      let request = requests[id]
-      if request.origin == .handshakeFlush, request.connection == peers[slot].connection {
-        return true
-      }
-    }
-    return false
   }
 
   mutating func handshakeFlushed(_ request: Request) {
@@ -65,6 +48,7 @@ extension Replica {
   private mutating func sendReport(_ slot: Int) {
     guard let connection = peers[slot].connection else { return }
     become(slot, .wfReportParams, .none)
+    sentReports[slot] = report(for: slot)
     effects.push(.sendControl(connection, .state))
     decideIfReported(slot)
   }
@@ -93,9 +77,11 @@ extension Replica {
   }
 
   private mutating func decideIfReported(_ slot: Int) {
-    guard peers[slot].state == .wfReportParams, let theirs = reports[slot] else { return }
+    guard peers[slot].state == .wfReportParams, let mine = sentReports[slot],
+      let theirs = reports[slot]
+    else { return }
     let decision = Decision.decide(
-      mine: report(for: slot), theirs: theirs, iAmLower: options.node < peers[slot].node)
+      mine: mine, theirs: theirs, iAmLower: options.node < peers[slot].node)
     effects.push(.note(.decision(peer: slot, decision)))
     peers[slot].decision = decision
     become(slot, peerRole: theirs.role)
@@ -123,6 +109,7 @@ extension Replica {
     switch decision.action {
     case .syncTarget:
       block.diskState = .inconsistent
+      block.wasPrimary = false
       become(disk: .inconsistent)
     case .syncSource:
       block.diskState = .upToDate
@@ -130,6 +117,7 @@ extension Replica {
     case .noSync:
       if decision.rule == .equalClean {
         block.diskState = .upToDate
+        block.wasPrimary = role == .primary
         become(disk: .upToDate)
       }
     case .refuse: preconditionFailure("a refusal changes nothing")
@@ -153,7 +141,7 @@ extension Replica {
   }
 
   mutating func receivedVerdict(_ slot: Int, _ header: MessageHeader) {
-    guard let action = Action(rawValue: UInt8(truncatingIfNeeded: header.length)),
+    guard let action = UInt8(exactly: header.length).flatMap(Action.init(rawValue:)),
       action != .refuse, peers[slot].state.isHandshake, peers[slot].peerVerdict == nil
     else { return protocolViolation(slot, .verdict) }
     peers[slot].peerVerdict = action
@@ -171,9 +159,7 @@ extension Replica {
     switch decision.action {
     case .noSync:
       become(slot, replication: .established)
-      if superblock?.dirty == true, role == .secondary, report.role == .secondary {
-        beginCommandFlush(.cleanFlush)
-      }
+      beginCleanFlush()
     case .syncSource:
       become(slot, replication: .syncSource)
       beginSync(slot)
@@ -194,7 +180,8 @@ extension Replica {
     }
   }
 
-  /// The bytes of a handshake message, header and payload; returns their count.
+  /// The bytes of a handshake message, header and payload; returns their count. 0 when the
+  /// connection was given up in the same step: nothing is to be sent.
   ///
   /// - Parameter bytes: at least 40 + `maxControlPayloadBytes`.
   @safe
@@ -217,7 +204,8 @@ extension Replica {
       payload = hello.encode(into: body)
     case .state, .syncDone:
       header = MessageHeader(message == .state ? .state : .syncDone)
-      payload = report(for: slot).encode(into: body)
+      guard let report = sentReports[slot] else { return 0 }
+      payload = report.encode(into: body)
     }
     header.payloadBytes = UInt32(payload)
     header.encode(into: bytes)

@@ -52,7 +52,7 @@ extension Replica {
       }
       receivedSyncDone(slot, report)
     case .syncDoneAck: receivedSyncDoneAck(slot)
-    case .promoteRequest: receivedPromoteRequest(slot)
+    case .promoteRequest: receivedPromoteRequest(slot, header)
     case .promoteReply: receivedPromoteReply(slot, header)
     case .roleChanged: receivedRole(slot, header)
     case .diskChanged: receivedDiskChange(slot, header)
@@ -63,7 +63,10 @@ extension Replica {
   }
 
   private mutating func receivedReject(_ slot: Int, _ header: MessageHeader) {
-    let reason = Reason(rawValue: UInt8(truncatingIfNeeded: header.length)) ?? .protocolError
+    // Only a decision is told this way: a peer cannot send us StandAlone with another reason.
+    guard peers[slot].state.isHandshake, let number = UInt8(exactly: header.length),
+      let reason = Reason(rawValue: number), reason.isPermanent
+    else { return protocolViolation(slot, .reject) }
     loseConnection(slot, reason)
   }
 
@@ -71,6 +74,7 @@ extension Replica {
     // The Primary leaves on request and may go on writing: our data is of an older moment then.
     if header.length == UInt64(Role.primary.rawValue) { markOutdated() }
     loseConnection(slot, .peerSaidGoodbye)
+    if header.length == UInt64(Role.secondary.rawValue) { beginCleanFlush() }
     // It will not accept us soon: no need to hammer.
     peers[slot].retryPauseMs = min(1_000, options.connectIntervalMs)
     scheduleRetry(slot)
@@ -96,8 +100,14 @@ extension Replica {
       case .trim: .trim
       default: .flush
       }
-    guard let connection = peers[slot].connection, peerRequestCount(slot) else { return false }
-    guard disk != .diskless, disk != .failed, !isDetaching, let superblock else {
+    // One node writes: a Primary takes no writes, and only a Primary sends any (P4). A correct
+    // peer keeps the limit of requests.
+    guard let connection = peers[slot].connection, role != .primary, peers[slot].role == .primary,
+      peers[slot].requestsHere < Self.requestLimit(ofOnePeer: options)
+    else { return false }
+    guard disk != .diskless, disk != .failed, !isDetaching,
+      let volumeBytes = superblock?.volumeBytes
+    else {
       releaseIfAny(buffer)
       answer(connection, header.id, failed: true)
       return true
@@ -105,7 +115,7 @@ extension Replica {
     var range = ByteRange(start: 0, end: 0)
     if operation != .flush {
       let (end, overflow) = header.offset.addingReportingOverflow(header.length)
-      guard !overflow, end <= superblock.volumeBytes, header.length > 0,
+      guard !overflow, end <= volumeBytes, header.length > 0,
         header.offset % sectorSize == 0, header.length % sectorSize == 0,
         operation != .write || UInt64(header.payloadBytes) == header.length
       else { return false }
@@ -118,21 +128,13 @@ extension Replica {
     request.peer = UInt8(slot)
     request.connection = connection
     peers[slot].requestsHere += 1
+    cleanFlushIsStale = true
     waiting.push(insert(request))
-    startWaiting()
     return true
   }
 
-  /// Whether the peer may have one more request here: a correct peer keeps the limit.
-  private func peerRequestCount(_ slot: Int) -> Bool {
-    peers[slot].requestsHere < options.peerRequestLimit
-  }
-
   mutating func finishPeerRequest(_ id: SlotID, _ request: Request) {
-    let slot = Int(request.peer)
-    peers[slot].requestsHere -= 1
-    defer { if peers[slot].requestsHere == 0 { continueQuiescing() } }
-    if !request.isOrphaned, peers[slot].connection == request.connection {
+    if !request.isOrphaned, peers[Int(request.peer)].connection == request.connection {
       answer(request.connection, request.tag, failed: request.failed)
     }
     releaseIfAny(request.buffer)

@@ -34,11 +34,11 @@ extension Replica {
 
   private func refusal(of client: ClientRequest) -> Outcome? {
     guard role == .primary, !isDemoting else { return .notPrimary }
-    guard disk == .upToDate, let superblock else { return .ioError }
+    guard disk == .upToDate, let volumeBytes = superblock?.volumeBytes else { return .ioError }
     guard client.operation != .flush else { return nil }
-    guard client.range.end <= superblock.volumeBytes, client.range.length > 0 else {
-      return .invalid
-    }
+    guard client.range.end <= volumeBytes, client.range.length > 0 else { return .invalid }
+    let carriesData = client.operation == .read || client.operation == .write
+    guard !carriesData || client.range.length <= UInt64(maxPayloadBytes) else { return .invalid }
     let isWhole = client.range.start % sectorSize == 0 && client.range.end % sectorSize == 0
     return isWhole ? nil : .invalid
   }
@@ -75,6 +75,7 @@ extension Replica {
   private func overlapsKept(_ request: Request, _ kept: Int) -> Bool {
     guard request.operation != .flush else { return false }
     for index in (waiting.count - kept)..<waiting.count {
+      guard requests.contains(waiting[index]) else { continue }
       let other = requests[waiting[index]]
       if other.operation != .flush, other.range.overlaps(request.range) { return true }
     }
@@ -185,25 +186,47 @@ extension Replica {
     case .peer: finishPeerRequest(id, request)
     case .resyncServe: served(id, request, buffer)
     case .resyncApply: resyncApplied(id, request)
+    case .resyncPull: preconditionFailure("a pull is no disk operation")
+    case .handshakeFlush, .commandFlush, .syncDoneFlush, .cleanFlush: flushed(id, request)
+    }
+  }
+
+  private mutating func flushed(_ id: SlotID, _ request: Request) {
+    remove(id)
+    let slot = Int(request.peer)
+    switch request.origin {
     case .handshakeFlush:
-      remove(id)
+      peers[slot].handshakeFlush = nil
       if !request.failed { handshakeFlushed(request) }
     case .commandFlush:
-      remove(id)
-      commandFlushed(request)
+      commandFlush = nil
+      commandFlushed(id)
     case .syncDoneFlush:
-      remove(id)
+      peers[slot].syncDoneFlush = nil
       if !request.failed { syncDoneFlushed(request) }
     case .cleanFlush:
-      remove(id)
+      cleanFlush = nil
       if !request.failed { cleanFlushed() }
-    case .resyncPull: preconditionFailure("a pull is no disk operation")
+    case .client, .peer, .resyncPull, .resyncApply, .resyncServe:
+      preconditionFailure("no flush of our own")
     }
+  }
+
+  /// Begins a flush for `origin`; the caller keeps the id and begins no second one before its end.
+  mutating func beginFlush(_ origin: Origin, peer slot: Int = 0) -> SlotID {
+    var flush = Request(origin, .flush, ByteRange(start: 0, end: 0), tag: 0)
+    flush.phase = .active
+    flush.isLocalPending = true
+    flush.peer = UInt8(slot)
+    if slot < peers.count, let connection = peers[slot].connection { flush.connection = connection }
+    let id = insert(flush)
+    effects.push(.flush(id))
+    return id
   }
 
   private mutating func finishRead(_ id: SlotID, _ request: Request) {
     effects.push(.complete(tag: request.tag, request.failed ? .ioError : .done))
-    effects.push(.release(request.buffer))
+    releaseIfAny(request.buffer)
     clientRequests -= 1
     remove(id)
   }
@@ -237,7 +260,6 @@ extension Replica {
     clientRequests -= 1
     if request.operation.changesData { clientWrites -= 1 }
     remove(id)
-    if clientWrites == 0 { continueQuiescing() }
   }
 
   /// Completes what waited for the generation, which is durable now or never will be.
@@ -247,7 +269,13 @@ extension Replica {
   }
 
   mutating func remove(_ id: SlotID) {
-    if requests[id].holdsRange { active.remove(owner: id) }
+    let request = requests[id]
+    if request.holdsRange { active.remove(owner: id) }
+    switch request.origin {
+    case .peer, .resyncApply: peers[Int(request.peer)].requestsHere -= 1
+    case .resyncServe: peers[Int(request.peer)].servesHere -= 1
+    case .client, .resyncPull, .handshakeFlush, .commandFlush, .syncDoneFlush, .cleanFlush: break
+    }
     requests.remove(id)
   }
 
@@ -264,22 +292,22 @@ extension Replica {
     requests[id].pendingPeers.remove(slot)
     if header.length != 0, requests[id].operation.changesData {
       requests[id].missedPeers.insert(slot)
-      become(slot, peerDisk: .failed)
+      if peers[slot].takesWrites { become(slot, peerDisk: .failed) }
     }
     finishClientRequest(id)
   }
 
   /// Begins a generation if a peer in `missed` may believe that it has everything of this one.
   mutating func ensureBase(_ missed: PeerSet) {
-    guard options.sabotage != .skipLineageWrite, var block = superblock,
+    var begins = PeerSet()
+    for slot in 0..<peers.count where missed.contains(slot) && peers[slot].base == nil {
+      begins.insert(slot)
+    }
+    // Every write comes here while a peer is away: the superblock is copied only when it changes.
+    guard !begins.isEmpty, options.sabotage != .skipLineageWrite, var block = superblock,
       let newest = block.lineage.newest
     else { return }
-    var begins = false
-    for slot in 0..<peers.count where missed.contains(slot) && peers[slot].base == nil {
-      peers[slot].base = newest
-      begins = true
-    }
-    guard begins else { return }
+    for slot in 0..<peers.count where begins.contains(slot) { peers[slot].base = newest }
     block.lineage.begin(id: entropy, author: options.node)
     superblock = block
     if let generation = block.lineage.newest { effects.push(.note(.newGeneration(generation))) }
@@ -308,8 +336,6 @@ extension Replica {
   private mutating func orphan(_ id: SlotID, _ request: Request) {
     requests[id].isOrphaned = true
     guard !request.isLocalPending else { return }
-    let holdsPlaceHere = request.origin == .peer || request.origin == .resyncApply
-    if holdsPlaceHere { peers[Int(request.peer)].requestsHere -= 1 }
     releaseIfAny(request.buffer)
     remove(id)
   }

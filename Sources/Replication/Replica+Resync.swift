@@ -69,11 +69,9 @@ extension Replica {
 
   mutating func resyncApplied(_ id: SlotID, _ request: Request) {
     let slot = Int(request.peer)
-    peers[slot].requestsHere -= 1
     releaseIfAny(request.buffer)
     remove(id)
     guard !request.isOrphaned, !request.failed, let volumeBytes = superblock?.volumeBytes else {
-      if peers[slot].requestsHere == 0 { continueQuiescing() }
       return
     }
     bitmaps[slot].clear(request.range, volumeBytes: volumeBytes)
@@ -86,26 +84,27 @@ extension Replica {
 
   mutating func receivedSyncDone(_ slot: Int, _ report: StateReport) {
     guard peers[slot].replication == .syncTarget, bitmaps[slot].setCount == 0,
-      peers[slot].pullsInFlight == 0, !report.lineage.isEmpty,
-      let connection = peers[slot].connection
+      peers[slot].pullsInFlight == 0, !peers[slot].syncDoneReceived, !report.lineage.isEmpty
     else { return protocolViolation(slot, .syncDone) }
     reports[slot] = report
-    var flush = Request(.syncDoneFlush, .flush, ByteRange(start: 0, end: 0), tag: 0)
-    flush.phase = .active
-    flush.isLocalPending = true
-    flush.peer = UInt8(slot)
-    flush.connection = connection
-    effects.push(.flush(insert(flush)))
+    peers[slot].syncDoneReceived = true
+    flushForSyncDone(slot)
+  }
+
+  private mutating func flushForSyncDone(_ slot: Int) {
+    // One that was begun for a connection given up meanwhile has to end first.
+    guard peers[slot].syncDoneReceived, peers[slot].syncDoneFlush == nil else { return }
+    peers[slot].syncDoneFlush = beginFlush(.syncDoneFlush, peer: slot)
   }
 
   mutating func syncDoneFlushed(_ request: Request) {
     let slot = Int(request.peer)
-    guard peers[slot].connection == request.connection, var block = superblock,
-      let report = reports[slot]
-    else { return }
+    guard peers[slot].connection == request.connection else { return flushForSyncDone(slot) }
+    guard var block = superblock, let report = reports[slot] else { return }
     block.lineage = report.lineage
     block.diskState = .upToDate
     block.dirty = peers[slot].role == .primary
+    block.wasPrimary = false
     crashed = false
     peers[slot].base = nil
     superblock = block
@@ -114,22 +113,19 @@ extension Replica {
 
   // MARK: Source
 
-  /// Ranges that one target may ask for at once; our own targets keep `resyncWindow`.
-  private static var serveLimit: Int { 64 }
-
   mutating func receivedResyncRequest(_ slot: Int, _ header: MessageHeader) {
     let (end, overflow) = header.offset.addingReportingOverflow(header.length)
     guard peers[slot].replication == .syncSource, let volumeBytes = superblock?.volumeBytes,
       !overflow, end <= volumeBytes, header.length > 0,
       header.length <= UInt64(maxPayloadBytes), header.offset % blockSize == 0,
-      header.length % sectorSize == 0, peers[slot].servesInFlight < Self.serveLimit,
+      header.length % sectorSize == 0, peers[slot].servesHere < Self.serveLimit,
       let connection = peers[slot].connection
     else { return protocolViolation(slot, .resyncRequest) }
     var serve = Request(
       .resyncServe, .read, ByteRange(start: header.offset, end: end), tag: header.id)
     serve.peer = UInt8(slot)
     serve.connection = connection
-    peers[slot].servesInFlight += 1
+    peers[slot].servesHere += 1
     waiting.push(insert(serve))
   }
 
@@ -163,13 +159,13 @@ extension Replica {
     else { return protocolViolation(slot, .resyncAck) }
     gotAnswer(slot)
     bitmaps[slot].clear(requests[id].range, volumeBytes: volumeBytes)
-    peers[slot].servesInFlight -= 1
     remove(id)
     guard bitmaps[slot].setCount == 0, peers[slot].finishVersion == nil else { return }
     peers[slot].base = nil
     crashed = false
     if var block = superblock {
       block.dirty = role == .primary || peers[slot].role == .primary
+      block.wasPrimary = role == .primary
       superblock = block
     }
     peers[slot].finishVersion = changeSuperblock()
@@ -182,6 +178,7 @@ extension Replica {
       !peers[slot].syncDoneSent
     {
       peers[slot].syncDoneSent = true
+      sentReports[slot] = report(for: slot)
       effects.push(.sendControl(connection, .syncDone))
       expectAnswer(slot)
     }

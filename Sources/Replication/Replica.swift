@@ -50,7 +50,7 @@ public struct ReplicaOptions: Sendable {
   public var clientRequestLimit = 1024
   /// Requests one peer may have in flight here.
   public var peerRequestLimit = 1024
-  /// Bytes one resync request covers at most, and how many are under way at once.
+  /// Bytes one resync request covers at most.
   public var resyncRequestBytes: UInt64 = UInt64(maxPayloadBytes)
   /// Resync requests under way: 8 MiB keep a 10 GbE link full at 5 ms.
   public var resyncWindow = 8
@@ -77,8 +77,8 @@ struct PendingCommand: BitwiseCopyable {
     case persisting(version: UInt64)
     /// Waits for the last requests in flight.
     case draining
-    /// Waits for a flush of the disk.
-    case flushing
+    /// Waits for this flush of the disk.
+    case flushing(SlotID)
   }
   var command: Command
   var token: UInt64
@@ -100,7 +100,9 @@ public struct Replica: ~Copyable {
   public var effects: FIFO<Effect>
 
   var peers: FixedArray<Peer>
+  /// What each peer told last, and what it was told: the decision is made from exactly these.
   var reports: [StateReport?]
+  var sentReports: [StateReport?]
   /// Blocks that may differ from each peer's: what a resync has left to do.
   var bitmaps: FixedArray<BlockBitmap>
   var requests: Slab<Request>
@@ -126,19 +128,32 @@ public struct Replica: ~Copyable {
   var now = Instant(nanoseconds: 0)
   var entropy: UInt64 = 0
   var sabotageCounter: UInt64 = 0
+  /// Numbers the promotions, so that a late answer to an earlier one is recognised.
+  var promotionNumber: UInt64 = 0
   /// The promotion under way declares data as good that was not known to be.
   var isForcing = false
+  /// Flushes under way for a command and for marking the disk clean: one of each at most, so that
+  /// a disk that hangs cannot fill the slab.
+  var commandFlush: SlotID?
+  var cleanFlush: SlotID?
+  /// A peer's write came after `cleanFlush` began, or another end of writing: it proves nothing.
+  var cleanFlushIsStale = false
+  var cleanFlushIsWantedAgain = false
   /// The disk is being let go: peers' writes are answered as failed.
   var isDetaching = false
 
   /// A replica without a disk, StandAlone.
   public init(options: ReplicaOptions) {
-    precondition(options.peers.count <= 31, "DRBD's limit of peers")
+    precondition(options.peers.count <= Superblock.peerSlotLimit, "more peers than slots on disk")
     self.options = options
-    let slots = options.clientRequestLimit + options.peerRequestLimit * max(options.peers.count, 1)
-    let capacity = slots + 64
+    // Every kind of request is bounded, so the slab can never be full: clients by the export,
+    // what a peer asks for by the checks in `receive`, flushes by one of each kind.
+    let flushes = 2 + 2 * options.peers.count
+    let ofOnePeer = Self.requestLimit(ofOnePeer: options) + Self.serveLimit + options.resyncWindow
+    let capacity = options.clientRequestLimit + ofOnePeer * options.peers.count + flushes
     peers = FixedArray(count: options.peers.count) { Peer(node: options.peers[$0]) }
     reports = Array(repeating: nil, count: options.peers.count)
+    sentReports = Array(repeating: nil, count: options.peers.count)
     bitmaps = FixedArray(count: options.peers.count) { _ in BlockBitmap(blockCount: 0) }
     requests = Slab(capacity: capacity, filler: Request.filler)
     active = ActiveRanges(capacity: capacity)
@@ -188,14 +203,27 @@ public struct Replica: ~Copyable {
   }
 
   /// What every step ends with: new state may allow commands, waiting requests and metadata.
+  ///
+  /// All of it is decided by the state as it is, not by what led to it: nothing that may go on can
+  /// be forgotten.
   mutating func finishStep() {
+    continueQuiescing()
     advanceCommand()
+    continueQuiescing()
     if !waiting.isEmpty { startWaiting() }
     if versionWanted > versionDurable, !superblockIsBeingWritten, superblock != nil {
       superblockIsBeingWritten = true
       versionWriting = versionWanted
       effects.push(.writeSuperblock)
     }
+  }
+
+  /// Ranges that one target may ask for at once; our own targets keep `resyncWindow`.
+  static var serveLimit: Int { 64 }
+
+  /// Writes and flushes of one peer that may be under way here, data of a resync included.
+  static func requestLimit(ofOnePeer options: ReplicaOptions) -> Int {
+    options.peerRequestLimit + options.resyncWindow
   }
 
   /// When the next `tick` is due; `.never` when only events can change anything.
@@ -211,7 +239,7 @@ public struct Replica: ~Copyable {
   private mutating func tick() {
     expireAccepted()
     for slot in 0..<peers.count { tickPeer(slot) }
-    if let pending = command, now >= pending.deadline { expireCommand(pending) }
+    if let pending = command, now >= commandDeadline { expireCommand(pending) }
   }
 
   /// Whether what this node told or is about to tell a peer must stay true: client writes wait.
