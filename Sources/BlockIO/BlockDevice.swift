@@ -45,13 +45,18 @@ public struct BlockDevice: ~Copyable {
 
   /// Opens and locks the disk at `path`.
   ///
-  /// - Parameter readOnly: share the lock with other readers; without O_EXCL, so that a mounted
-  ///   device can be looked at.
-  public init(path: String, readOnly: Bool = false) throws(BlockDeviceError) {
+  /// - Parameters:
+  ///   - readOnly: share the lock with other readers; without O_EXCL, so that a mounted device can be
+  ///     looked at.
+  ///   - patienceMs: how long to try again while it is in use. The kernel finishes a killed process's
+  ///     I/O after the process is gone, and until then its lock holds: mostly a few milliseconds.
+  public init(
+    path: String, readOnly: Bool = false, patienceMs: UInt64 = 1_000
+  ) throws(BlockDeviceError) {
     let kind = try Self.kind(of: path)
-    let opened = try Self.open(path, isBlockDevice: kind == .blockDevice, readOnly: readOnly)
+    let opened = try Self.openAndLock(
+      path, isBlockDevice: kind == .blockDevice, readOnly: readOnly, patienceMs: patienceMs)
     do throws(BlockDeviceError) {
-      try Self.lock(opened, path, readOnly: readOnly)
       let facts =
         kind == .blockDevice
         ? try Self.measureDevice(opened, path) : try Self.measureFile(opened, path)
@@ -81,6 +86,28 @@ public struct BlockDevice: ~Copyable {
     case S_IFREG: return .file
     case S_IFBLK: return .blockDevice
     default: throw .notADisk(path: path)
+    }
+  }
+
+  private static func openAndLock(
+    _ path: String, isBlockDevice: Bool, readOnly: Bool, patienceMs: UInt64
+  ) throws(BlockDeviceError) -> Int32 {
+    var waitedMs: UInt64 = 0
+    while true {
+      do throws(BlockDeviceError) {
+        let descriptor = try open(path, isBlockDevice: isBlockDevice, readOnly: readOnly)
+        do throws(BlockDeviceError) {
+          try lock(descriptor, path, readOnly: readOnly)
+          return descriptor
+        } catch {
+          _ = Glibc.close(descriptor)
+          throw error
+        }
+      } catch {
+        guard case .inUse = error, waitedMs < patienceMs else { throw error }
+        usleep(10_000)
+        waitedMs += 10
+      }
     }
   }
 

@@ -21,15 +21,31 @@ struct DeviceTests {
       let device = try BlockDevice(path: file.path)
       #expect(device.byteCount == 1 << 20)
       #expect(throws: BlockDeviceError.inUse(path: file.path, errno: EWOULDBLOCK)) {
-        _ = try BlockDevice(path: file.path)
+        _ = try BlockDevice(path: file.path, patienceMs: 0)
       }
       #expect(throws: BlockDeviceError.inUse(path: file.path, errno: EWOULDBLOCK)) {
-        _ = try BlockDevice(path: file.path, readOnly: true)
+        _ = try BlockDevice(path: file.path, readOnly: true, patienceMs: 20)
       }
     }
     let first = try BlockDevice(path: file.path, readOnly: true)
     let second = try BlockDevice(path: file.path, readOnly: true)
     #expect(first.byteCount == second.byteCount)
+  }
+
+  /// A user that is just going is waited for: the kernel ends a killed process's I/O, and with it
+  /// the lock, a little after the process.
+  @Test func aLeavingUserIsWaitedFor() throws {
+    let file = try TemporaryFile(bytes: 1 << 20)
+    let path = file.path
+    let holder = open(path, O_RDWR)
+    #expect(flock(holder, LOCK_EX) == 0)
+    let thread = BackgroundThread {
+      usleep(50_000)
+      close(holder)
+    }
+    let device = try BlockDevice(path: path)
+    #expect(device.byteCount == 1 << 20)
+    thread.join()
   }
 
   /// What cannot be a disk is refused by what it is.
