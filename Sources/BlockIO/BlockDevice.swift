@@ -117,21 +117,27 @@ public struct BlockDevice: ~Copyable {
     var flags = (readOnly ? O_RDONLY : O_RDWR) | O_CLOEXEC | chost_o_direct()
     // On a block device O_EXCL refuses one that is mounted, or otherwise claimed.
     if isBlockDevice, !readOnly { flags |= O_EXCL }
-    let descriptor = unsafe Glibc.open(path, flags)
-    guard descriptor < 0 else { return descriptor }
-    switch errno {
+    var descriptor: Int32 = -1
+    let result = retryWhile(busy: EBUSY) {
+      descriptor = unsafe Glibc.open(path, flags)
+      return descriptor < 0 ? errno : 0
+    }
+    switch result {
+    case 0: return descriptor
     case EBUSY: throw .inUse(path: path, errno: EBUSY)
     case EINVAL: throw .directIORefused(path: path, fileSystem: fileSystemName(path))
-    default: throw .system(SystemError(call: "open", errno: errno, path: path))
+    default: throw .system(SystemError(call: "open", errno: result, path: path))
     }
   }
 
   private static func lock(
     _ descriptor: Int32, _ path: String, readOnly: Bool
   ) throws(BlockDeviceError) {
-    guard flock(descriptor, (readOnly ? LOCK_SH : LOCK_EX) | LOCK_NB) != 0 else { return }
-    guard errno == EWOULDBLOCK else {
-      throw .system(SystemError(call: "flock", errno: errno, path: path))
+    let kind = (readOnly ? LOCK_SH : LOCK_EX) | LOCK_NB
+    let result = retryWhile(busy: EWOULDBLOCK) { flock(descriptor, kind) == 0 ? 0 : errno }
+    guard result != 0 else { return }
+    guard result == EWOULDBLOCK else {
+      throw .system(SystemError(call: "flock", errno: result, path: path))
     }
     throw .inUse(path: path, errno: EWOULDBLOCK)
   }

@@ -17,9 +17,7 @@ public struct Listener: ~Copyable {
   /// A Unix socket file that was left behind, which nobody answers on, is replaced; one that is
   /// answered on gives `EADDRINUSE`. `mode` is the mode of a Unix socket's file.
   ///
-  /// An address in use is tried again for `patienceMs`: the kernel takes a killed process's ring
-  /// down after the process is gone, and until then its pending accepts hold the sockets open. Most
-  /// often it takes a few milliseconds; a second is what a running node's volumes can bear.
+  /// An address in use is tried again for `patienceMs`: see `retryWhile`.
   public init(
     address: SocketAddress, backlog: Int32 = 128, mode: UInt32 = 0o660, patienceMs: UInt64 = 1_000
   ) throws(SystemError) {
@@ -76,18 +74,13 @@ public struct Listener: ~Copyable {
     guard let (storage, length) = address.kernelForm else {
       throw SystemError(call: "bind", errno: ENAMETOOLONG, path: address.description)
     }
-    var result = unsafe call(Glibc.bind, descriptor, storage, length)
-    var waitedMs: UInt64 = 0
-    while result == EADDRINUSE, waitedMs < patienceMs {
-      if case .unix(let path) = address, isStale(storage, length) {
-        guard unsafe unlink(path) == 0 || errno == ENOENT else {
-          throw SystemError(call: "unlink", errno: errno, path: path)
-        }
-      } else {
-        usleep(10_000)
+    let result = retryWhile(busy: EADDRINUSE, patienceMs: patienceMs) {
+      let first = unsafe call(Glibc.bind, descriptor, storage, length)
+      guard first == EADDRINUSE, case .unix(let path) = address, isStale(storage, length) else {
+        return first
       }
-      waitedMs += 10
-      result = unsafe call(Glibc.bind, descriptor, storage, length)
+      guard unsafe unlink(path) == 0 || errno == ENOENT else { return errno }
+      return unsafe call(Glibc.bind, descriptor, storage, length)
     }
     guard result == 0 else {
       throw SystemError(call: "bind", errno: result, path: address.description)

@@ -18,7 +18,8 @@ let allowedImports: [String: Set<String>] = [
     "Control", "Glibc", "Synchronization", "Foundation", "Logging", "NIOCore", "NIOPosix",
   ],
   "ashlard": [
-    "Node", "Configuration", "Control", "Glibc", "Foundation", "ArgumentParser", "Logging",
+    "Node", "BlockIO", "Configuration", "Control", "Glibc", "Foundation", "ArgumentParser",
+    "Logging",
   ],
   "ashlaradm": [
     "BlockTypes", "Configuration", "Control", "Metadata", "BlockIO", "Glibc", "Foundation",
