@@ -248,6 +248,15 @@ extension ResourceOptions {
       }
       size = number
     }
-    minSize = try section.number("min-size", in: 1...UInt64(size), unit: "replicas") ?? minSize
+    guard let number = try section.number("min-size", in: 1...UInt64(size), unit: "replicas"),
+      let entry = section.entries["min-size"]
+    else { return }
+    // Accepted without effect it would promise a second copy that a lone node does not wait for.
+    guard number == 1 else {
+      throw .unsupported(
+        "min-size \(number)", alternative: "'min-size 1', which is what a lone node does",
+        at: entry.value.position)
+    }
+    minSize = UInt32(number)
   }
 }

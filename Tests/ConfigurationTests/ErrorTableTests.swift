@@ -118,6 +118,9 @@ private let valueErrors = [
   BadFile(
     "size", oldStyle(2, "  options { size 3; }"), at: "2:18", "size 3, but 2 hosts have a disk"),
   BadFile(
+    "min-size 2", oldStyle(2, "  options { min-size 2; }"), at: "2:22",
+    "'min-size 2' is not supported"),
+  BadFile(
     "min-size", oldStyle(2, "  options { min-size 3; }"), at: "2:22",
     "min-size 3 out of range [1..2] replicas."),
   BadFile(

@@ -103,7 +103,6 @@ import Testing
     let text = twoNodes.replacing("ping-int 5;", with: "ping-int 5; csums-alg \"a\\\"b\";")
       .replacing("disk /dev/vg/r0", with: "disk \"/dev/vg {r0}\"")
       .replacing("internal", with: "/dev/m", maxReplacements: 1)
-      .replacing("min-size 1", with: "min-size 2")
     var resource = try parsed(text).resources[0]
     var again = try parsed(resource.canonicalText).resources[0]
     #expect(resource.canonicalText == again.canonicalText)
