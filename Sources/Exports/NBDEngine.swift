@@ -359,9 +359,10 @@ extension NBDEngine {
   /// Once a turn, after its events: wakes sessions that wait, ends those that are too late.
   @inline(__always)
   mutating func tick<T: NBDTransport & ~Copyable>(_ transport: inout T) {
-    if !waiting.isEmpty { retryWaiting(&transport) }
     if now >= earliestDeadline { expire(&transport) }
-    if !waiting.isEmpty { closeStalled(&transport) }
+    guard !waiting.isEmpty else { return }
+    closeStalled(&transport)
+    retryWaiting(&transport)
   }
 
   private mutating func expire<T: NBDTransport & ~Copyable>(_ transport: inout T) {

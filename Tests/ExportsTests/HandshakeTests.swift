@@ -231,23 +231,35 @@ import Testing
     #expect(secondary.isClosed(client))
   }
 
-  /// Data of GO and what is wrong with it.
-  static let malformedInfos: [(String, [UInt8])] = [
-    ("no data", []),
-    ("half a name length", [0, 0, 0]),
-    ("name longer than the data", Bytes.u32(10) + [0x72, 0x30]),
-    ("name length of 4 GiB", Bytes.u32(.max) + [0x72, 0x30, 0, 0]),
-    ("name above 4096 bytes", Bytes.info(String(repeating: "n", count: 4097))),
-    ("no number of infos", Bytes.string("r0")),
-    ("fewer infos than declared", Bytes.string("r0") + Bytes.u16(2) + Bytes.u16(0)),
-    ("65535 infos declared", Bytes.string("r0") + Bytes.u16(.max)),
-    ("more infos than declared", Bytes.string("r0") + Bytes.u16(0) + Bytes.u16(0)),
-    ("name that is not UTF-8", Bytes.u32(2) + [0xC0, 0x80] + Bytes.u16(0)),
-    ("name with NUL", Bytes.u32(3) + [0x72, 0, 0x30] + Bytes.u16(0)),
+  /// Option data and what is wrong with it.
+  struct Malformed: Sendable, CustomTestStringConvertible {
+    var what: String
+    var data: [UInt8]
+    var testDescription: String { what }
+
+    init(_ what: String, _ data: [UInt8]) {
+      self.what = what
+      self.data = data
+    }
+  }
+
+  static let malformedInfos: [Malformed] = [
+    Malformed("no data", []),
+    Malformed("half a name length", [0, 0, 0]),
+    Malformed("name longer than the data", Bytes.u32(10) + [0x72, 0x30]),
+    Malformed("name length of 4 GiB", Bytes.u32(.max) + [0x72, 0x30, 0, 0]),
+    Malformed("name above 4096 bytes", Bytes.info(String(repeating: "n", count: 4097))),
+    Malformed("no number of infos", Bytes.string("r0")),
+    Malformed("fewer infos than declared", Bytes.string("r0") + Bytes.u16(2) + Bytes.u16(0)),
+    Malformed("65535 infos declared", Bytes.string("r0") + Bytes.u16(.max)),
+    Malformed("more infos than declared", Bytes.string("r0") + Bytes.u16(0) + Bytes.u16(0)),
+    Malformed("name that is not UTF-8", Bytes.u32(2) + [0xC0, 0x80] + Bytes.u16(0)),
+    Malformed("name with NUL", Bytes.u32(3) + [0x72, 0, 0x30] + Bytes.u16(0)),
   ]
 
   @Test(arguments: malformedInfos)
-  func malformedInfoIsInvalidAndTheSessionGoesOn(what: String, data: [UInt8]) {
+  func malformedInfoIsInvalidAndTheSessionGoesOn(_ malformed: Malformed) {
+    let (what, data) = (malformed.what, malformed.data)
     for option: UInt32 in [6, 7] {
       let (replies, _) = answers(Bytes.option(option, data) + Bytes.option(8))
       #expect(replies.map(\.type) == [invalid, ack], "\(what)")
@@ -255,18 +267,22 @@ import Testing
     }
   }
 
-  static let malformedContexts: [(String, [UInt8])] = [
-    ("no data", []),
-    ("no number of queries", Bytes.string("r0")),
-    ("fewer queries than declared", Bytes.string("r0") + Bytes.u32(2) + Bytes.string("base:")),
-    ("4 G queries declared", Bytes.string("r0") + Bytes.u32(.max)),
-    ("query longer than the data", Bytes.string("r0") + Bytes.u32(1) + Bytes.u32(9) + [0x62]),
-    ("query above 4096 bytes", Bytes.contexts("r0", [String(repeating: "q", count: 4097)])),
-    ("bytes after the last query", Bytes.contexts("r0", ["base:allocation"]) + [0]),
+  static let malformedContexts: [Malformed] = [
+    Malformed("no data", []),
+    Malformed("no number of queries", Bytes.string("r0")),
+    Malformed(
+      "fewer queries than declared", Bytes.string("r0") + Bytes.u32(2) + Bytes.string("base:")),
+    Malformed("4 G queries declared", Bytes.string("r0") + Bytes.u32(.max)),
+    Malformed(
+      "query longer than the data", Bytes.string("r0") + Bytes.u32(1) + Bytes.u32(9) + [0x62]),
+    Malformed(
+      "query above 4096 bytes", Bytes.contexts("r0", [String(repeating: "q", count: 4097)])),
+    Malformed("bytes after the last query", Bytes.contexts("r0", ["base:allocation"]) + [0]),
   ]
 
   @Test(arguments: malformedContexts)
-  func malformedContextQueryIsInvalidAndDropsTheSelection(what: String, data: [UInt8]) {
+  func malformedContextQueryIsInvalidAndDropsTheSelection(_ malformed: Malformed) {
+    let (what, data) = (malformed.what, malformed.data)
     let harness = Harness()
     let bytes =
       Bytes.option(8) + Bytes.option(10, Bytes.contexts("r0", ["base:allocation"]))

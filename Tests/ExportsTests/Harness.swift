@@ -3,6 +3,7 @@
 
 @testable import BlockIO
 import BlockTypes
+import Glibc
 
 @testable import Exports
 
@@ -192,16 +193,26 @@ final class Harness {
   var pending: [ExportRequest] = []
   /// Every request ever taken.
   var log: [ExportRequest] = []
+  /// Whether requests change the array; off for exports larger than it.
+  var appliesData = true
   /// Error for a request, 0 for success.
   var fault: (ExportRequest) -> Int32 = { _ in 0 }
 
   init(
-    options: NBDServerOptions = NBDServerOptions(), sizeBytes: Int = 4 << 20,
+    options: NBDServerOptions = Harness.smallOptions, sizeBytes: Int = 4 << 20,
     state: NBDExport.State = .writable
   ) {
     engine = NBDEngine(options: options)
     volume = [UInt8](repeating: 0, count: sizeBytes)
     _ = engine.exports.set(NBDExport(name: "r0", sizeBytes: UInt64(sizeBytes), state: state))
+  }
+
+  /// The defaults, but quick to set up: tests make thousands of servers.
+  static var smallOptions: NBDServerOptions {
+    var options = NBDServerOptions()
+    options.clientsMax = 8
+    options.piecesMax = 256
+    return options
   }
 
   /// Connects; `nil` when the server turns the client away.
@@ -256,7 +267,7 @@ final class Harness {
   func complete(_ index: Int) {
     let request = pending.remove(at: index)
     let error = fault(request)
-    if error == 0 { apply(request) }
+    if error == 0, appliesData { apply(request) }
     engine.complete(request.tag, error: error, &transport)
   }
 
@@ -275,7 +286,7 @@ final class Harness {
         ($0.baseAddress! + start).copyMemory(from: memory, byteCount: count)
       }
     case .trim, .writeZeroes:
-      for index in start..<start + count { volume[index] = 0 }
+      volume.withUnsafeMutableBytes { _ = memset($0.baseAddress! + start, 0, count) }
     case .flush: break
     }
   }
@@ -299,6 +310,21 @@ final class Harness {
       if !pending.isEmpty { isBusy = true }
     }
     while let notice = engine.notices.pop() { notices.append(notice) }
+  }
+
+  /// What must be so when all clients are gone or idle and nothing is pending.
+  func leaks() -> [String] {
+    var found: [String] = []
+    if transport.buffersInUse != 0 { found.append("\(transport.buffersInUse) buffers") }
+    if engine.pieces.count != 0 { found.append("\(engine.pieces.count) pieces") }
+    if !engine.waiting.isEmpty { found.append("\(engine.waiting.count) waiting") }
+    let gate = engine.exports[gate: 0]
+    if gate.inFlight != 0 { found.append("\(gate.inFlight) in flight") }
+    let live = (0..<engine.sessions.usedEnd).filter {
+      engine.sessions[UInt32($0)].phase == .transmission
+    }
+    if gate.statistics.clients != live.count { found.append("client count") }
+    return found
   }
 
   /// Everything sent to the client since the last call.
