@@ -117,6 +117,9 @@ let package = Package(
     .executableTarget(
       name: "BlockIOProbe", dependencies: ["BlockTypes", "BlockIO", "CAllocationCount"],
       path: "Benchmarks/BlockIOProbe", swiftSettings: strict),
+    .executableTarget(
+      name: "NBDProbe", dependencies: ["BlockTypes", "BlockIO", "Exports", "CAllocationCount"],
+      path: "Benchmarks/NBDProbe", swiftSettings: strict),
 
     // Tests, one folder a target. Macro expansion trips strict memory safety, so `base` only.
     .target(
@@ -139,7 +142,8 @@ let package = Package(
       name: "BlockIOTests", dependencies: ["BlockIO", "BlockTypes", "CChecksum"],
       swiftSettings: base),
     .testTarget(
-      name: "ExportsTests", dependencies: ["Exports", "BlockIO", "BlockTypes"],
+      name: "ExportsTests",
+      dependencies: ["Exports", "BlockIO", "BlockTypes", "NBDProbe", "TestSupport"],
       swiftSettings: base),
     .testTarget(
       name: "ConfigurationTests", dependencies: ["Configuration", "BlockTypes"], swiftSettings: base

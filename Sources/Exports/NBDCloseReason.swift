@@ -1,4 +1,5 @@
-/// Why a session ended, for the log. One line each, with the value and the limit where there is one.
+/// Why a session ended, for the log: one line each, with the value and the limit where there is
+/// one.
 
 /// Why a session ended.
 public enum NBDCloseReason: Equatable, Sendable, BitwiseCopyable {

@@ -34,8 +34,8 @@ public struct NBDServerOptions: Sendable {
 
   /// The defaults suit a node with a hundred virtual disks.
   ///
-  /// - Parameter buffers: the pool of the reactor. It must have more 1 MiB buffers than are left for
-  ///   replication; the longest READ and WRITE shrinks to what the rest can hold.
+  /// - Parameter buffers: the pool of the reactor. It must have more 1 MiB buffers than are left
+  ///   for replication; the longest READ and WRITE shrinks to what the rest can hold.
   public init(buffers: BufferPoolSizes = BufferPoolSizes(), bufferReserve: UInt32 = 16) {
     let usable = buffers.huge - Int(bufferReserve)
     precondition(usable > 0, "no 1 MiB buffer is left for clients")

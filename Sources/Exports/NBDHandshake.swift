@@ -133,7 +133,7 @@ struct NBDHandshake {
     guard optionCount <= NBDLimit.optionsPerSession else {
       return .close(.tooManyOptions(limit: NBDLimit.optionsPerSession))
     }
-    // A client of the first newstyle cannot parse an option reply, so no other option has an answer.
+    // A client of the first newstyle cannot parse an option reply: no other option has an answer.
     guard fixedNewstyle || option == NBDOption.exportName.rawValue else {
       return .close(.optionNeedsFixedNewstyle(option))
     }

@@ -2,7 +2,7 @@
 ///
 /// The owner turns the reactor's loop and, once a turn:
 ///
-///     while let event = reactor.nextEvent() { if server.handle(event, reactor: &reactor) {continue} ... }
+///     while let event = reactor.nextEvent() { if server.handle(event, ...) { continue } ... }
 ///     while let request = server.nextRequest() { give it to the core }
 ///     for each completion of the core { server.complete(tag, error: ..., reactor: &reactor) }
 ///     server.tick(reactor: &reactor)
@@ -10,7 +10,8 @@
 ///
 /// What must hold:
 /// - all tags this server gives to the reactor have its namespace in the top byte;
-/// - each request taken from `nextRequest` is completed exactly once, whether its client lives or not.
+/// - each request taken from `nextRequest` is completed exactly once, whether its client lives or
+///   not.
 
 public import BlockIO
 public import BlockTypes
@@ -39,8 +40,8 @@ public struct NBDServer: ~Copyable {
   }
 }
 
-/// The two places a server can listen at. A listener is closed only when no accept is in the kernel:
-/// its number could be another's before the accept has ended.
+/// The two places a server can listen at. A listener is closed only when no accept is in the
+/// kernel: its number could be another's before the accept has ended.
 struct NBDListeners: ~Copyable {
   var unix: Listener?
   var network: Listener?

@@ -51,9 +51,10 @@ import Testing
       NBDReplyBytes.error(
         $0, error: 5, cookie: 0,
         message: """
-          a message that is much longer than any client would ever care to read, because its author \
-          went on and on about what had happened, and why, and when, and to whom, and then some more, \
-          and more, until nobody was left to listen to it, and even then it would not come to an end
+          a message that is much longer than any client would ever care to read, because its \
+          author went on and on about what had happened, and why, and when, and to whom, and then \
+          some more, and more, until nobody was left to listen to it, and even then it would not \
+          come to an end
           """)
     }
     #expect(bytes.count == NBDReplyBytes.maxByteCount)

@@ -1,21 +1,13 @@
 import BlockTypes
-import Foundation
+import TestSupport
 import Testing
 
 @testable import Exports
 
 /// Seeded sessions. Replay one seed with `ASHLAR_SEED=0x2a swift test --filter RandomSessionTests`.
 @Suite struct RandomSessionTests {
-  static var seeds: [UInt64] {
-    if let text = ProcessInfo.processInfo.environment["ASHLAR_SEED"] {
-      let digits = text.hasPrefix("0x") ? String(text.dropFirst(2)) : text
-      if let seed = UInt64(digits, radix: text.hasPrefix("0x") ? 16 : 10) { return [seed] }
-    }
-    return (1...40).map { $0 }
-  }
-
   /// A session of valid and refused requests, each with its own cookie.
-  private func session(_ generator: inout Seeded, requests: Int) -> [UInt8] {
+  private func session(_ generator: inout SeededGenerator, requests: Int) -> [UInt8] {
     var bytes =
       Bytes.clientFlags(3) + Bytes.option(77, [1, 2, 3]) + Bytes.option(8)
       + Bytes.option(10, Bytes.contexts("r0", ["base:allocation"]))
@@ -41,9 +33,9 @@ import Testing
   }
 
   /// Replies in order of arrival must not depend on how the bytes were cut.
-  @Test(arguments: seeds)
+  @Test(arguments: seeds(count: 40))
   func repliesDoNotDependOnHowTheBytesWereCut(seed: UInt64) {
-    var generator = Seeded(seed)
+    var generator = SeededGenerator(seed: seed)
     let bytes = session(&generator, requests: 60)
     let whole = Harness(sizeBytes: 1 << 20)
     let first = whole.connect()!
@@ -81,9 +73,9 @@ import Testing
 
   /// Many clients, few buffers, random completion order and faults: every request is answered once,
   /// everything comes back, and a read returns what was written last.
-  @Test(arguments: seeds)
+  @Test(arguments: seeds(count: 40))
   func everyRequestIsAnsweredOnce(seed: UInt64) {
-    var generator = Seeded(seed)
+    var generator = SeededGenerator(seed: seed)
     var options = NBDServerOptions()
     options.requestsPerClientMax = UInt32.random(in: 1...16, using: &generator)
     options.piecesMax = Int.random(in: 32...64, using: &generator)
@@ -132,9 +124,9 @@ import Testing
 
   /// Garbage, and valid messages with bytes changed: nothing traps, and no more is kept than a
   /// handshake option.
-  @Test(arguments: seeds)
+  @Test(arguments: seeds(count: 40))
   func garbageNeverTrapsAndIsNotHoarded(seed: UInt64) {
-    var generator = Seeded(seed)
+    var generator = SeededGenerator(seed: seed)
     for round in 0..<30 {
       let harness = Harness(sizeBytes: 1 << 20)
       let client = harness.connect()!

@@ -1,4 +1,5 @@
 import BlockTypes
+import TestSupport
 import Testing
 
 @testable import Exports
@@ -6,7 +7,7 @@ import Testing
 /// Requests and replies of one client.
 @Suite struct TransmissionTests {
   private func pattern(_ count: Int, seed: UInt64 = 1) -> [UInt8] {
-    var generator = Seeded(seed)
+    var generator = SeededGenerator(seed: seed)
     return (0..<count).map { _ in UInt8.random(in: 0...255, using: &generator) }
   }
 
@@ -272,7 +273,8 @@ import Testing
     Refused(what: "TRIM whose end is 2^64", command: 4, offset: 0 &- 512, length: 512, error: 22),
     Refused(what: "nothing past the end", command: 0, offset: size + 512, length: 0, error: 22),
     Refused(
-      what: "unfragmented READ above 1 MiB", command: 0, flags: 4, length: 1 << 20 | 512, error: 75),
+      what: "unfragmented READ above 1 MiB", command: 0, flags: 4, length: 1 << 20 | 512,
+      error: 75),
   ]
 
   @Test(arguments: refused)
