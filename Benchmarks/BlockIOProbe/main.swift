@@ -3,8 +3,8 @@
 ///
 ///     BlockIOProbe write FILE OPERATIONS DEPTH [engine]   random 4 KiB direct writes
 ///     BlockIOProbe read FILE OPERATIONS DEPTH [engine]    random 4 KiB direct reads
-///     BlockIOProbe frames OPERATIONS DEPTH [engine]       32-byte header + 4 KiB over TCP, 16-byte answer
-///     BlockIOProbe stream MIB [engine]                    1 MiB payloads over a Unix socket
+///     BlockIOProbe frames OPERATIONS DEPTH [engine]       32-byte header + 4 KiB over TCP, 16-byte
+///     answer BlockIOProbe stream MIB [engine]                    1 MiB payloads over a Unix socket
 internal import BlockIO
 internal import BlockTypes
 internal import CAllocationCount

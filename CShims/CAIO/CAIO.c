@@ -25,7 +25,9 @@ struct disk_operation {
   int32_t result;
 };
 
-enum kind { KIND_NONE, KIND_RECV, KIND_SEND, KIND_SENDMSG, KIND_ACCEPT, KIND_CONNECT, KIND_COUNTER };
+enum kind {
+  KIND_NONE, KIND_RECV, KIND_SEND, KIND_SENDMSG, KIND_ACCEPT, KIND_CONNECT, KIND_COUNTER
+};
 
 /* One direction of a socket: at most one operation waits. */
 struct waiting {
@@ -361,7 +363,8 @@ static void submit_disk(struct caio *engine) {
     give_back(engine, refused);
     complete(engine, refused->tag, result == 0 ? -EIO : result);
   }
-  memmove(engine->batch, engine->batch + next, (engine->batch_count - next) * sizeof *engine->batch);
+  memmove(engine->batch, engine->batch + next,
+          (engine->batch_count - next) * sizeof *engine->batch);
   engine->batch_count -= next;
 }
 

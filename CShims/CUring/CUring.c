@@ -197,7 +197,8 @@ int curing_submit(struct curing *ring, uint32_t at_least, uint64_t timeout_ns,
   struct io_uring_sq *submissions = &ring->ring.sq;
   if (!ring->enabled) {
     /* By number: Debian's liburing declares io_uring_enable_rings but does not export it. */
-    int result = io_uring_register((unsigned)ring->ring.ring_fd, IORING_REGISTER_ENABLE_RINGS, NULL, 0);
+    int result =
+        io_uring_register((unsigned)ring->ring.ring_fd, IORING_REGISTER_ENABLE_RINGS, NULL, 0);
     if (result < 0) {
       return result;
     }

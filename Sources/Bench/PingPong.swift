@@ -5,8 +5,8 @@ internal import Glibc
 /// pay, whatever it does inside.
 ///
 /// One side sends 4 KiB, as a write request would be, the other answers with 64 bytes, each with
-/// plain blocking calls: nothing that a daemon could do would be shorter. The second process is this
-/// program again. It ends when its socket is closed, so it cannot outlive the first.
+/// plain blocking calls: nothing that a daemon could do would be shorter. The second process is
+/// this program again. It ends when its socket is closed, so it cannot outlive the first.
 enum PingPong {
   /// What carries the messages.
   enum Carrier: Sendable {

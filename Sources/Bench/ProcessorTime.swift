@@ -5,8 +5,8 @@ internal import Glibc
 /// and kernel mode, in nanoseconds.
 ///
 /// The kernel's CPU clock of the process is read, not `/proc/PID/stat`, whose ticks of 10 ms would
-/// hide what a thousand I/Os cost. Time in interrupts and in kernel threads belongs to nobody and is
-/// not in it.
+/// hide what a thousand I/Os cost. Time in interrupts and in kernel threads belongs to nobody and
+/// is not in it.
 struct MeasuredProcess: Equatable, Sendable {
   /// The process.
   let pid: Int32

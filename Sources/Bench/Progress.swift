@@ -1,7 +1,7 @@
 internal import Glibc
 
-/// One line on the terminal that says what is being measured, overwritten by the next. Where standard
-/// error is no terminal, nothing is written.
+/// One line on the terminal that says what is being measured, overwritten by the next. Where
+/// standard error is no terminal, nothing is written.
 enum Progress {
   private static var isTerminal: Bool { isatty(2) == 1 }
 

@@ -1,7 +1,7 @@
 internal import CChecksum
 
-/// What a verified load writes into each unit (4 KiB, or less when its blocks are smaller): the whole
-/// unit says where it belongs, which write it was, and whether it is complete.
+/// What a verified load writes into each unit (4 KiB, or less when its blocks are smaller): the
+/// whole unit says where it belongs, which write it was, and whether it is complete.
 ///
 ///     0-7 magic  8-15 address  16-23 sequence  24-31 seed  32-35 CRC32C  36-39 length  40- filling
 ///

@@ -141,7 +141,8 @@ public enum TargetAddress: Equatable, Sendable, CustomStringConvertible {
   }
 }
 
-/// The numeric address of an NBD server. Looks names up, which may take seconds: before the load only.
+/// The numeric address of an NBD server. Looks names up, which may take seconds: before the load
+/// only.
 func resolve(_ target: TargetAddress) throws(BenchError) -> SocketAddress {
   switch target {
   case .raw: preconditionFailure("a raw target has no socket")

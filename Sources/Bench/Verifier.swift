@@ -3,7 +3,8 @@ internal import BlockTypes
 /// Stamps what a verified load writes and checks what it reads.
 ///
 /// Invariants:
-/// - no two writes to a block are in flight at once, so the last acknowledged write is well defined;
+/// - no two writes to a block are in flight at once, so the last acknowledged write is well
+///   defined;
 /// - a read may be concurrent with a write: then both contents are right;
 /// - checking a right block allocates nothing.
 struct Verifier: ~Copyable {

@@ -12,7 +12,8 @@ internal import Glibc
 /// - at most one write per unit is in flight: the owner sees to that;
 /// - sequence numbers never repeat in one log, not over several runs either.
 ///
-///     page 0: magic, version, seed, unit bytes, block bytes, region bytes, next sequence; CRC-free,
+///     page 0: magic, version, seed, unit bytes, block bytes, region bytes, next sequence;
+///     CRC-free,
 ///             because each field is checked against its range and the file's length
 ///     page 1-: per unit: issued u64, acknowledged u64
 @safe
@@ -42,8 +43,8 @@ struct WriteLog: ~Copyable {
   /// Most units of one log: 1 GiB of memory, 256 GiB of volume.
   static let unitLimit: UInt64 = 1 << 26
 
-  /// The unit for blocks of `blockBytes`: 4 KiB, the block that Ashlar keeps coherent, or the largest
-  /// power of two below that divides the block.
+  /// The unit for blocks of `blockBytes`: 4 KiB, the block that Ashlar keeps coherent, or the
+  /// largest power of two below that divides the block.
   static func unitBytes(blockBytes: UInt64) -> UInt32 {
     UInt32(min(4096, blockBytes & (~blockBytes &+ 1)))
   }

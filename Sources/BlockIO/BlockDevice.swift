@@ -28,9 +28,10 @@ public enum BlockDeviceError: Error, Equatable, Sendable, CustomStringConvertibl
 
 /// An open backing disk: a block device or a regular file, for direct I/O, locked against others.
 ///
-/// Invariants: the descriptor bypasses the page cache, so that what was written is on the disk and a
-/// failed write is told to its writer; no other process that asks for the lock has it. Both end when
-/// the value is dropped: not before the reactor has completed every operation on the descriptor.
+/// Invariants: the descriptor bypasses the page cache, so that what was written is on the disk and
+/// a failed write is told to its writer; no other process that asks for the lock has it. Both end
+/// when the value is dropped: not before the reactor has completed every operation on the
+/// descriptor.
 public struct BlockDevice: ~Copyable {
   /// The open descriptor, for the reactor's disk calls.
   public let descriptor: Int32
@@ -46,10 +47,11 @@ public struct BlockDevice: ~Copyable {
   /// Opens and locks the disk at `path`.
   ///
   /// - Parameters:
-  ///   - readOnly: share the lock with other readers; without O_EXCL, so that a mounted device can be
-  ///     looked at.
-  ///   - patienceMs: how long to try again while it is in use. The kernel finishes a killed process's
-  ///     I/O after the process is gone, and until then its lock holds: mostly a few milliseconds.
+  ///   - readOnly: share the lock with other readers; without O_EXCL, so that a mounted device can
+  ///     be looked at.
+  ///   - patienceMs: how long to try again while it is in use. The kernel finishes a killed
+  ///     process's I/O after the process is gone, and until then its lock holds: mostly a few
+  ///     milliseconds.
   public init(
     path: String, readOnly: Bool = false, patienceMs: UInt64 = 1_000
   ) throws(BlockDeviceError) {
@@ -117,27 +119,21 @@ public struct BlockDevice: ~Copyable {
     var flags = (readOnly ? O_RDONLY : O_RDWR) | O_CLOEXEC | chost_o_direct()
     // On a block device O_EXCL refuses one that is mounted, or otherwise claimed.
     if isBlockDevice, !readOnly { flags |= O_EXCL }
-    var descriptor: Int32 = -1
-    let result = retryWhile(busy: EBUSY) {
-      descriptor = unsafe Glibc.open(path, flags)
-      return descriptor < 0 ? errno : 0
-    }
-    switch result {
-    case 0: return descriptor
+    let descriptor = unsafe Glibc.open(path, flags)
+    guard descriptor < 0 else { return descriptor }
+    switch errno {
     case EBUSY: throw .inUse(path: path, errno: EBUSY)
     case EINVAL: throw .directIORefused(path: path, fileSystem: fileSystemName(path))
-    default: throw .system(SystemError(call: "open", errno: result, path: path))
+    default: throw .system(SystemError(call: "open", errno: errno, path: path))
     }
   }
 
   private static func lock(
     _ descriptor: Int32, _ path: String, readOnly: Bool
   ) throws(BlockDeviceError) {
-    let kind = (readOnly ? LOCK_SH : LOCK_EX) | LOCK_NB
-    let result = retryWhile(busy: EWOULDBLOCK) { flock(descriptor, kind) == 0 ? 0 : errno }
-    guard result != 0 else { return }
-    guard result == EWOULDBLOCK else {
-      throw .system(SystemError(call: "flock", errno: result, path: path))
+    guard flock(descriptor, (readOnly ? LOCK_SH : LOCK_EX) | LOCK_NB) != 0 else { return }
+    guard errno == EWOULDBLOCK else {
+      throw .system(SystemError(call: "flock", errno: errno, path: path))
     }
     throw .inUse(path: path, errno: EWOULDBLOCK)
   }
@@ -161,8 +157,8 @@ public struct BlockDevice: ~Copyable {
     guard unsafe fstat(descriptor, &status) == 0 else {
       throw .system(SystemError(call: "fstat", errno: errno, path: path))
     }
-    // What the file system takes is found by trying: a sector first, then a block. (statx tells since
-    // Linux 6.1, but not for every file system.)
+    // What the file system takes is found by trying: a sector first, then a block. (statx tells
+    // since Linux 6.1, but not for every file system.)
     let memory = UnsafeMutableRawPointer.allocate(byteCount: 4096, alignment: 4096)
     defer { unsafe memory.deallocate() }
     if unsafe pread(descriptor, memory, 512, 512) >= 0 { return (UInt64(status.st_size), 512) }

@@ -30,7 +30,8 @@ enum TagKind: UInt32 {
   }
 }
 
-/// The kernel interface: io_uring, or libaio with epoll. One branch a call instead of an existential.
+/// The kernel interface: io_uring, or libaio with epoll. One branch a call instead of an
+/// existential.
 ///
 /// Invariants: exactly one of the two handles is set; a call that returns `false` queued nothing;
 /// every queued operation comes back once from `submit`.
@@ -86,8 +87,8 @@ struct Engine: ~Copyable {
   }
 
   private static func makeRing(_ options: ReactorOptions, _ error: inout Int32) -> OpaquePointer? {
-    // One operation each, a receive and a send a stream, the doorbell, and room for cancels: then the
-    // completion queue cannot overflow (and if it does, the kernel keeps what does not fit).
+    // One operation each, a receive and a send a stream, the doorbell, and room for cancels: then
+    // the completion queue cannot overflow (and if it does, the kernel keeps what does not fit).
     let most = UInt32(options.operationSlots + 4 * options.streamSlots + 16)
     var wanted = options.completionEntries
     if wanted == 0 { wanted = max(most, 4 * options.submissionEntries) }

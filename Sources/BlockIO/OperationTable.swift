@@ -44,8 +44,8 @@ struct Operation: BitwiseCopyable {
 
 /// A fixed number of operations, changed in place.
 ///
-/// Invariants: as those of `Slab`: a slot is taken from `insert` until `remove`, and each use of a slot has
-/// its own generation, so that a late completion cannot be taken for a newer operation's.
+/// Invariants: as those of `Slab`: a slot is taken from `insert` until `remove`, and each use of a
+/// slot has its own generation, so that a late completion cannot be taken for a newer operation's.
 @safe
 struct OperationTable: ~Copyable {
   private let operations: UnsafeMutablePointer<Operation>

@@ -1,14 +1,12 @@
-/// What a killed predecessor still holds: sockets and disks outlive the process for a moment.
-///
-/// The kernel takes a killed process's ring down after the process is gone. Until then its pending
-/// accepts hold their listening sockets, and its writes in flight hold their disk and its lock: they
-/// may still change the disk, so nobody may read it before they are over.
+/// What a killed predecessor still holds: its listening sockets outlive the process for a moment,
+/// because the kernel takes a ring down, and its pending accepts with it, after the process is
+/// gone.
 internal import Glibc
 
 /// Repeats an attempt while it fails with `busy`, for at most `patienceMs`.
 ///
-/// Most often a few milliseconds pass; a second is what the other volumes of a running node can bear.
-/// For opening and listening only: it stops the thread.
+/// Most often a few milliseconds pass; a second is what the other volumes of a running node can
+/// bear. For making a listener only: it stops the thread.
 ///
 /// - Parameter attempt: 0 or an errno.
 /// - Returns: what the last attempt returned.

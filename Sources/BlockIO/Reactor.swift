@@ -6,9 +6,9 @@ public import BlockTypes
 /// queue work. Nothing reaches the kernel before the next `wait`, so all that one turn queued costs
 /// one system call. With nothing to do the thread sleeps: no timer, no polling.
 ///
-/// Dropping a reactor with work in flight closes its streams, cancels its accepts and connects, waits
-/// for its disk operations and then frees everything. A caller that wants the completions closes and
-/// cancels itself, and turns the loop until `operationsInFlight` is 0.
+/// Dropping a reactor with work in flight closes its streams, cancels its accepts and connects,
+/// waits for its disk operations and then frees everything. A caller that wants the completions
+/// closes and cancels itself, and turns the loop until `operationsInFlight` is 0.
 ///
 /// It may be made on another thread than the one that runs the loop, but the loop must stay on one.
 @safe
@@ -45,8 +45,8 @@ public struct Reactor: ~Copyable {
 extension Reactor {
   /// Submits everything that was queued, then sleeps until something happened or `deadline` came.
   ///
-  /// Returns at once when events of the last turn were not taken, or when there are new ones. It may
-  /// also return without an event: loop. `.never` sleeps for as long as nothing happens.
+  /// Returns at once when events of the last turn were not taken, or when there are new ones. It
+  /// may also return without an event: loop. `.never` sleeps for as long as nothing happens.
   public mutating func wait(until deadline: Instant) { unsafe core.pointee.wait(until: deadline) }
 
   /// The next thing that happened; `nil` when it is time to `wait` again.
@@ -86,8 +86,8 @@ extension Reactor {
 /// done or failed: short transfers and interruptions are continued inside. Direct I/O wants
 /// positions, lengths and buffer offsets in multiples of the disk's logical block.
 extension Reactor {
-  /// Reads `length` bytes at `position` into the buffer. Completes with `length` or `-errno`; reading
-  /// past the end of the file is `-EIO`.
+  /// Reads `length` bytes at `position` into the buffer. Completes with `length` or `-errno`;
+  /// reading past the end of the file is `-EIO`.
   public mutating func diskRead(
     _ descriptor: Int32, into buffer: BufferID, bufferOffset: UInt32 = 0, length: UInt32,
     at position: UInt64, tag: UInt64
@@ -183,8 +183,8 @@ extension Reactor {
     unsafe core.pointee.consume(stream, bytes)
   }
 
-  /// Takes the next `length` bytes of the stream into the buffer: what is in the window is copied, the
-  /// rest is received in place.
+  /// Takes the next `length` bytes of the stream into the buffer: what is in the window is copied,
+  /// the rest is received in place.
   ///
   /// - Returns: `true` when all of it was there. Otherwise the reactor holds the buffer, `.payload`
   ///   follows, and nothing but it or `.closed` is delivered for the stream before.
@@ -195,8 +195,8 @@ extension Reactor {
       stream, into: buffer, bufferOffset: bufferOffset, length: length)
   }
 
-  /// Stops receiving; `.received` is not delivered until resumed, nor does a peer that closes show. A
-  /// payload that is being received is still completed.
+  /// Stops receiving; `.received` is not delivered until resumed, nor does a peer that closes show.
+  /// A payload that is being received is still completed.
   public mutating func pauseReceiving(_ stream: StreamID) {
     unsafe core.pointee.pauseReceiving(stream)
   }
@@ -242,8 +242,8 @@ extension Reactor {
     unsafe core.pointee.sendRingIsNearlyFull(stream)
   }
 
-  /// Ends the stream at once: what is queued is dropped. The id is dead afterwards and no event comes
-  /// for it. An id that is dead already is ignored.
+  /// Ends the stream at once: what is queued is dropped. The id is dead afterwards and no event
+  /// comes for it. An id that is dead already is ignored.
   public mutating func closeStream(_ stream: StreamID) { unsafe core.pointee.closeStream(stream) }
 
   /// Ends the stream when what is queued was sent; no event says so. `closeStream` cuts it short:

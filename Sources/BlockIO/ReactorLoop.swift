@@ -171,10 +171,12 @@ extension ReactorCore {
   /// How long dropping a reactor waits for the kernel to let go of its memory.
   private static var quiesceLimitMs: UInt64 { 10_000 }
 
-  /// Ends everything: streams are closed, accepts and connects cancelled, disk operations waited for.
+  /// Ends everything: streams are closed, accepts and connects cancelled, disk operations waited
+  /// for.
   ///
   /// A disk that never answers must not hold up the process for ever, and its memory must not be
-  /// given to anybody else either: after the limit, everything the kernel may touch is left to leak.
+  /// given to anybody else either: after the limit, everything the kernel may touch is left to
+  /// leak.
   mutating func quiesce() {
     for slot in 0..<UInt32(streams.capacity) {
       let id = SlotID(slot: slot, generation: streams.generation(slot))
@@ -204,8 +206,8 @@ extension ReactorCore {
     }
   }
 
-  /// One turn that arms nothing new and delivers nothing. `false` when the kernel refuses, as it does
-  /// on another thread than the loop's.
+  /// One turn that arms nothing new and delivers nothing. `false` when the kernel refuses, as it
+  /// does on another thread than the loop's.
   private mutating func collectOnly(until limit: Instant) -> Bool {
     _ = submitSends() && submitOperations() && submitCancels()
     if completionIndex == completionCount {

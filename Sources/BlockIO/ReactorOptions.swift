@@ -39,9 +39,9 @@ public struct ReactorOptions: Sendable {
   /// The payload memory.
   public var buffers: BufferPoolSizes
 
-  /// Whether to have the kernel pin the pool at the start instead of for each operation: a tenth less
-  /// work a read. All of the pool is resident then. Without effect where the host does not allow it
-  /// (RLIMIT_MEMLOCK) and with libaio.
+  /// Whether to have the kernel pin the pool at the start instead of for each operation: a tenth
+  /// less work a read. All of the pool is resident then. Without effect where the host does not
+  /// allow it (RLIMIT_MEMLOCK) and with libaio.
   public var registersMemory = true
   /// For tests: pretend that `io_uring_setup` failed with this errno.
   package var forcedRingFailure: Int32 = 0

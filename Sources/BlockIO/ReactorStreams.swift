@@ -22,8 +22,8 @@ extension ReactorCore {
     if flags >= 0, flags & O_NONBLOCK != 0 {
       _ = fcntl(descriptor, F_SETFL, flags & ~O_NONBLOCK)
     }
-    // One is refused by Unix sockets, and TCP sizes its own buffers better than a constant would: an
-    // error in either leaves the socket as it was.
+    // One is refused by Unix sockets, and TCP sizes its own buffers better than a constant would:
+    // an error in either leaves the socket as it was.
     var one: Int32 = 1
     let isUnix = unsafe setsockopt(descriptor, Int32(IPPROTO_TCP), TCP_NODELAY, &one, 4) != 0
     if isUnix {
@@ -207,8 +207,8 @@ extension ReactorCore {
     queuedSends.push(slot)
   }
 
-  /// The owner queued more than the stream was made for. Bytes in the middle of a protocol cannot be
-  /// left out, so the connection is over.
+  /// The owner queued more than the stream was made for. Bytes in the middle of a protocol cannot
+  /// be left out, so the connection is over.
   private mutating func overflow(_ stream: StreamID) {
     let state = unsafe streams.owned(stream)
     unsafe state.pointee.sendFailed = true
@@ -331,9 +331,9 @@ extension ReactorCore {
     leaveIfQuiet(slot)
   }
 
-  /// Empties the socket into the window, which nobody reads any more: TCP answers unread bytes at the
-  /// close with a reset, which would take what was sent last away from the peer. Bounded, since the
-  /// peer may go on sending.
+  /// Empties the socket into the window, which nobody reads any more: TCP answers unread bytes at
+  /// the close with a reset, which would take what was sent last away from the peer. Bounded, since
+  /// the peer may go on sending.
   @unsafe private func discardUnread(_ state: UnsafeMutablePointer<Stream>) {
     for _ in 0..<64 {
       let count = unsafe recv(

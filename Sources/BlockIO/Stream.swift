@@ -6,8 +6,9 @@ internal import Glibc
 ///
 /// Invariants:
 /// - at most one receive and one send are in the kernel at a time;
-/// - `windowHead <= windowTail <= windowCapacity`; the bytes between the first two were received and
-///   not consumed; while a receive into the window is in the kernel nothing in the window moves;
+/// - `windowHead <= windowTail <= windowCapacity`; the bytes between the first two were received
+///   and not consumed; while a receive into the window is in the kernel nothing in the window
+///   moves;
 /// - segments name the queued bytes in order; bytes of a segment without buffer lie in the ring,
 ///   between `ringHead` and `ringTail`, in the same order;
 /// - the mapping and the descriptor live until the kernel has let go of both operations.
@@ -81,7 +82,8 @@ struct SendSegment: BitwiseCopyable {
   var buffer: UInt32
 }
 
-/// Pieces of one sendmsg. More pieces save nothing: the kernel copies them all to its stack or heap.
+/// Pieces of one sendmsg. More pieces save nothing: the kernel copies them all to its stack or
+/// heap.
 let vectorCount = 128
 
 /// Payload queued to one stream above which it is congested: eight of the largest requests.
@@ -252,8 +254,8 @@ extension Stream {
     return count
   }
 
-  /// Takes up to `bytes` off the front segment. Returns what is left of `bytes`, and the buffer that
-  /// the queue no longer holds when its segment ended.
+  /// Takes up to `bytes` off the front segment. Returns what is left of `bytes`, and the buffer
+  /// that the queue no longer holds when its segment ended.
   mutating func retire(_ bytes: Int) -> (rest: Int, finished: BufferID?) {
     let place = segmentHead & (segmentCapacity - 1)
     let segment = firstSegment

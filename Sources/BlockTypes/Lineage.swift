@@ -1,8 +1,8 @@
 /// The history of a replica: which generations of data it has passed through.
 ///
-/// A generation begins when a write is about to be acknowledged that some replica will not have. Two
-/// lineages therefore tell which replica lacks what: equal, one extends the other, parted after a
-/// common ancestor (split brain), or nothing in common (unrelated data).
+/// A generation begins when a write is about to be acknowledged that some replica will not have.
+/// Two lineages therefore tell which replica lacks what: equal, one extends the other, parted after
+/// a common ancestor (split brain), or nothing in common (unrelated data).
 ///
 /// Invariants:
 /// - numbers rise strictly from oldest to newest;

@@ -1,4 +1,5 @@
-/// The control socket: one JSON object a line each way, on SwiftNIO, away from the reactor's thread.
+/// The control socket: one JSON object a line each way, on SwiftNIO, away from the reactor's
+/// thread.
 ///
 /// Bounds: 32 connections, 64 KiB a request, 60 s without a request closes a connection.
 import Control

@@ -1,9 +1,10 @@
 /// The handshake after `hello`: stop, flush, tell, decide, make it durable, agree.
 ///
 /// Client writes wait from the flush until `Connected`, so the reports cannot become untrue while
-/// they travel. A Primary waits for the Secondary's report before it stops its clients: a peer that is
-/// slow to get ready delays nobody. The disk is flushed before the report: what it says survives a power loss, and a
-/// later FLUSH to both replicas covers writes that were made before this connection.
+/// they travel. A Primary waits for the Secondary's report before it stops its clients: a peer that
+/// is slow to get ready delays nobody. The disk is flushed before the report: what it says survives
+/// a power loss, and a later FLUSH to both replicas covers writes that were made before this
+/// connection.
 import BlockTypes
 import Metadata
 import Wire

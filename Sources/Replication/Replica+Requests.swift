@@ -1,8 +1,8 @@
 /// Client requests: admission, overlap order, local disk and peers in parallel, completion.
 ///
 /// A write is sent to the peers before it is queued for the local disk, because the network round
-/// trip is the longer of the two. Overlapping writes are started one after the other, so they end in
-/// the same order on every replica (P6).
+/// trip is the longer of the two. Overlapping writes are started one after the other, so they end
+/// in the same order on every replica (P6).
 import Metadata
 import BlockTypes
 import Wire

@@ -1,8 +1,8 @@
 /// Resync: the target pulls, the source serves, client writes go on.
 ///
 /// A range is locked at the source from before it is read until the target has written it, so a
-/// client write to it is either in the data that is read or sent after it: a resync never overwrites
-/// newer data. The end is told in an order that survives a crash or a cut at any point:
+/// client write to it is either in the data that is read or sent after it: a resync never
+/// overwrites newer data. The end is told in an order that survives a crash or a cut at any point:
 ///
 /// 1. source: forget, durably, that the target lacks our newest generation;
 /// 2. source: send `syncDone`; from 1 on, going on alone begins a new generation;

@@ -16,7 +16,8 @@ public struct PeerStatus: Equatable, Sendable, BitwiseCopyable {
   public var role: Role
   /// The peer's disk.
   public var disk: DiskState
-  /// Blocks of 4 KiB that may differ and will be copied by the resync under way, or at the next one.
+  /// Blocks of 4 KiB that may differ and will be copied by the resync under way, or at the next
+  /// one.
   public var blocksOutOfSync: UInt64
   /// Blocks the resync under way began with.
   public var syncBlocksTotal: UInt64

@@ -1,7 +1,7 @@
 /// One node's replica of one volume: the core as a state machine without I/O.
 ///
-/// The driver calls `step`, `receive` or `attach`, then carries out every effect in order before the
-/// next call. Time and random bits arrive as arguments. Nothing here allocates per I/O.
+/// The driver calls `step`, `receive` or `attach`, then carries out every effect in order before
+/// the next call. Time and random bits arrive as arguments. Nothing here allocates per I/O.
 ///
 /// Invariants:
 /// - a client request is completed exactly once, and its buffer released exactly once;

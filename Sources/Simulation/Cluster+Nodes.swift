@@ -138,8 +138,8 @@ extension Cluster {
     abandonClients(of: index)
   }
 
-  /// When both crashed and one of them lost power, nobody can tell which of the writes that no flush
-  /// covered are left where: only what was flushed is promised.
+  /// When both crashed and one of them lost power, nobody can tell which of the writes that no
+  /// flush covered are left where: only what was flushed is promised.
   private func relaxAfterCrashes() {
     guard nodes.allSatisfy({ $0.isUnreconciled }), nodes.contains(where: { $0.lostPower }) else {
       return

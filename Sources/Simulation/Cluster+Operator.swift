@@ -1,7 +1,8 @@
 /// The administrator: starts what is down, promotes, reconnects, resolves a split brain.
 ///
-/// He sees the machines, and what a careful administrator knows of their history: he promotes a node
-/// without force only when it has every acknowledged write, except where a run wants him careless.
+/// He sees the machines, and what a careful administrator knows of their history: he promotes a
+/// node without force only when it has every acknowledged write, except where a run wants him
+/// careless.
 import BlockTypes
 import Metadata
 import Replication

@@ -1,8 +1,9 @@
 /// Two nodes, a network, clients and an operator in virtual time: one run of the simulator.
 ///
-/// The cluster drives the shipped core exactly as the reactor does: one event at a time, every effect
-/// carried out in order before the next event. Everything that happens follows from the options; the
-/// run ends at the first broken promise, or when everything has come together after the last fault.
+/// The cluster drives the shipped core exactly as the reactor does: one event at a time, every
+/// effect carried out in order before the next event. Everything that happens follows from the
+/// options; the run ends at the first broken promise, or when everything has come together after
+/// the last fault.
 import BlockTypes
 import Metadata
 package import Replication

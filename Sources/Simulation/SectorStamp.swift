@@ -1,7 +1,8 @@
 /// The content of one 512-byte sector, as 64 bits: which write put it there, and where it belongs.
 ///
 /// A stamp carries its own address, so data that lands in the wrong place is seen as such, and the
-/// low bits of the seed, so data of another run cannot pass for this one's. Zero is a sector of zeroes.
+/// low bits of the seed, so data of another run cannot pass for this one's. Zero is a sector of
+/// zeroes.
 package struct SectorStamp: Hashable, Sendable, BitwiseCopyable, CustomStringConvertible {
   /// sequence of the write (24 bits) | sector (24 bits) | seed (16 bits).
   package let bits: UInt64

@@ -1,11 +1,12 @@
 /// One backing disk with a volatile write cache, in sectors of 512 bytes.
 ///
 /// Fault model, which every answer of this type stays within:
-/// - an operation in flight when its process is killed was carried out, not carried out, or torn: any
-///   subset of its sectors; what had completed is kept;
-/// - a power loss keeps any subset of the writes that had completed since the last flush, each whole,
-///   lost or torn; what a completed flush or FUA covers is kept;
-/// - a sector is atomic; a read that overlaps a write in flight may see either value in each sector;
+/// - an operation in flight when its process is killed was carried out, not carried out, or torn:
+///   any subset of its sectors; what had completed is kept;
+/// - a power loss keeps any subset of the writes that had completed since the last flush, each
+///   whole, lost or torn; what a completed flush or FUA covers is kept;
+/// - a sector is atomic; a read that overlaps a write in flight may see either value in each
+///   sector;
 /// - a write that fails has changed any subset of its sectors;
 /// - after a failed flush the cached writes can still be read but no later flush saves them.
 ///

@@ -9,8 +9,8 @@
 ///   the connection was closed in between;
 /// - a dial to a node that does not listen is refused; on a blocked path it is retried, then fails.
 ///
-/// The network schedules nothing itself: it leaves `(time, event)` pairs in `scheduled`, and is asked
-/// again by `arrive` when the time has come.
+/// The network schedules nothing itself: it leaves `(time, event)` pairs in `scheduled`, and is
+/// asked again by `arrive` when the time has come.
 package struct SimulatedNetwork<Message> {
   /// Names a connection; never used twice in a run.
   package struct ConnectionID: Hashable, Sendable {
@@ -125,7 +125,8 @@ package struct SimulatedNetwork<Message> {
     let target = 1 - node
     guard connections[id.number].open[node] else { return }
     if connections[id.number].dead[target] {
-      // The other machine has no such connection: it answers with a reset, if anything gets through.
+      // The other machine has no such connection: it answers with a reset, if anything gets
+      // through.
       if !connections[id.number].closing[node], !blockedFrom[node], !blockedFrom[target],
         listening[target]
       {

@@ -1,7 +1,7 @@
 /// One machine of a simulated cluster: the shipped core, and what its driver would keep.
 ///
-/// Everything but the disk belongs to one run of the process: `epoch` rises with each start and each
-/// end, and what was scheduled for an earlier run is dropped when its time comes.
+/// Everything but the disk belongs to one run of the process: `epoch` rises with each start and
+/// each end, and what was scheduled for an earlier run is dropped when its time comes.
 package import BlockTypes
 package import Metadata
 package import Replication

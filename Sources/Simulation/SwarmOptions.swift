@@ -1,7 +1,8 @@
 /// What one run is like, drawn from its seed: which faults exist, how often, how big and how fast.
 ///
-/// Every seed enables a random subset (swarm testing): a run without power losses reaches states that
-/// constant power losses would hide. A failing run prints its options; the seed alone rebuilds them.
+/// Every seed enables a random subset (swarm testing): a run without power losses reaches states
+/// that constant power losses would hide. A failing run prints its options; the seed alone rebuilds
+/// them.
 import BlockTypes
 package import Replication
 
@@ -98,8 +99,8 @@ package struct SwarmOptions: Equatable, Sendable {
   package var koCount: UInt64 = 3
   /// Buffers of one node.
   package var bufferCount = 256
-  /// Whether the lineage on disk is inspected when a write is acknowledged by one node alone. Off, a
-  /// missing generation is found only by what it leads to.
+  /// Whether the lineage on disk is inspected when a write is acknowledged by one node alone. Off,
+  /// a missing generation is found only by what it leads to.
   package var checksLineage = true
   /// The planted bug.
   package var canary = Canary.none

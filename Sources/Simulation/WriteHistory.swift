@@ -1,9 +1,10 @@
 /// The truth about what clients wrote: which value each sector may hold, on which replica.
 ///
-/// Every change by a client is a record with the moments of its begin and of its acknowledgement, on a
-/// counter that rises with each of them. A sector's value is judged against a floor: the latest begin
-/// of an acknowledged write that must not be lost. The value of a write that was acknowledged before
-/// the floor began is stale; a write that was never acknowledged may appear or not.
+/// Every change by a client is a record with the moments of its begin and of its acknowledgement,
+/// on a counter that rises with each of them. A sector's value is judged against a floor: the
+/// latest begin of an acknowledged write that must not be lost. The value of a write that was
+/// acknowledged before the floor began is stale; a write that was never acknowledged may appear or
+/// not.
 ///
 /// For each replica two floors are kept for each sector:
 /// - `held`: of acknowledged writes that this replica took part in; falls to `durable` when the

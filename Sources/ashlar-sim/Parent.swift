@@ -1,7 +1,7 @@
 /// Divides seeds among child processes and gathers what they say.
 ///
-/// Each job takes the next range of seeds when it is done with its own. The parent reads the lines of
-/// all children; a child that ends between `begin` and `end` died in that seed.
+/// Each job takes the next range of seeds when it is done with its own. The parent reads the lines
+/// of all children; a child that ends between `begin` and `end` died in that seed.
 import Foundation
 import Simulation
 

@@ -1,7 +1,8 @@
-/// `ashlar-sim`: runs seeds of the deterministic simulator and reports the ones that break a promise.
+/// `ashlar-sim`: runs seeds of the deterministic simulator and reports the ones that break a
+/// promise.
 ///
-/// Seeds run in child processes, one a job. A child that traps takes no other seed with it: the parent
-/// knows which seed it was running, reports that one, and starts a new child behind it.
+/// Seeds run in child processes, one a job. A child that traps takes no other seed with it: the
+/// parent knows which seed it was running, reports that one, and starts a new child behind it.
 import ArgumentParser
 import Foundation
 import Simulation

@@ -63,8 +63,8 @@ struct DeviceTests {
     #expect("\(missing)" == "stat /nonexistent: No such file or directory (errno 2)")
   }
 
-  /// A file system without direct I/O is refused with a line that says what to do. procfs is one that
-  /// every host has.
+  /// A file system without direct I/O is refused with a line that says what to do. procfs is one
+  /// that every host has.
   @Test func fileSystemsWithoutDirectIOAreRefused() throws {
     #expect(
       throws: BlockDeviceError.directIORefused(path: "/proc/version", fileSystem: "type 0x9fa0")

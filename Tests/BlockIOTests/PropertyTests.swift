@@ -3,8 +3,8 @@ import BlockTypes
 import Glibc
 import Testing
 
-/// Random traffic between two streams of one reactor: whatever sizes are sent, however they are cut,
-/// paused and consumed, what arrives is what was sent.
+/// Random traffic between two streams of one reactor: whatever sizes are sent, however they are
+/// cut, paused and consumed, what arrives is what was sent.
 struct PropertyTests {
   /// One message: a header of eight bytes (length of the payload, number), then the payload.
   private static func message(_ number: Int, _ length: Int, seed: UInt64) -> [UInt8] {

@@ -164,7 +164,8 @@ struct StreamTests {
       Array(received[..<40_000]) == pattern(30_000, seed: 1) + pattern(10_000, seed: 2))
   }
 
-  /// An owner that ignores congestion loses the connection, not the process and not bytes in between.
+  /// An owner that ignores congestion loses the connection, not the process and not bytes in
+  /// between.
   @Test(arguments: engines)
   func overflowEndsTheStream(engine: EngineChoice) throws {
     var reactor = try Reactor(options: smallOptions(engine))

@@ -3,8 +3,8 @@ import BlockTypes
 import Glibc
 import Testing
 
-/// The engines that every test of the reactor runs with. libaio is always there; a host with io_uring
-/// switched off tests the other half only.
+/// The engines that every test of the reactor runs with. libaio is always there; a host with
+/// io_uring switched off tests the other half only.
 let engines: [EngineChoice] = [.ioUring, .libaio]
 
 /// A file that is removed with the value. In /var/tmp, which is on a disk where /tmp often is not.

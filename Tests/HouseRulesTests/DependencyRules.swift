@@ -18,8 +18,8 @@ let allowedImports: [String: Set<String>] = [
     "Control", "Glibc", "Synchronization", "Foundation", "Logging", "NIOCore", "NIOPosix",
   ],
   "ashlard": [
-    "Node", "BlockIO", "Configuration", "Control", "Glibc", "Foundation", "ArgumentParser",
-    "Logging",
+    "Node", "BlockIO", "Configuration", "Control", "Glibc", "Dispatch", "Foundation",
+    "ArgumentParser", "Logging",
   ],
   "ashlaradm": [
     "BlockTypes", "Configuration", "Control", "Metadata", "BlockIO", "Glibc", "Foundation",
@@ -29,7 +29,7 @@ let allowedImports: [String: Set<String>] = [
     "BlockTypes", "BlockIO", "Control", "CChecksum", "Glibc", "Foundation", "ArgumentParser",
     "Histogram",
   ],
-  "ashlar-bench": ["Bench"],
+  "ashlar-bench": ["Bench", "ArgumentParser"],
   "ashlar-sim": ["BlockTypes", "Simulation", "Glibc", "Foundation", "ArgumentParser"],
 ]
 

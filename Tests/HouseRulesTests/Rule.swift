@@ -56,6 +56,7 @@ extension String {
   /// Whether `word` occurs with no letter, digit or underscore right before or after it. A side of
   /// `word` that is not a letter is not checked.
   func containsWord(_ word: String) -> Bool {
+    guard contains(word) else { return false }
     let text = Array(self)
     let pattern = Array(word)
     guard !pattern.isEmpty, text.count >= pattern.count else { return false }

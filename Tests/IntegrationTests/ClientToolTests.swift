@@ -155,8 +155,8 @@ func fio(_ cluster: Cluster, _ arguments: String..., seconds: Double = 120) thro
   guard output.status == 0 else { throw Failure("\(output)") }
 }
 
-/// Runs a Python script with `h` connected to an export, as nbdsh does but with Debian's own Python,
-/// which is the one that has libnbd.
+/// Runs a Python script with `h` connected to an export, as nbdsh does but with Debian's own
+/// Python, which is the one that has libnbd.
 func tryScriptNBD(_ uri: String, _ script: String) throws -> Output {
   try run(["/usr/bin/python3", "-m", "nbd", "-u", uri, "-c", script])
 }

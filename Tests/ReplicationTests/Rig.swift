@@ -33,7 +33,8 @@ func superblock(
   return block
 }
 
-/// What the peer tells about itself; by default an UpToDate Secondary with the history `lineage(1)`.
+/// What the peer tells about itself; by default an UpToDate Secondary with the history
+/// `lineage(1)`.
 func peerReport(
   _ disk: DiskState = .upToDate, _ history: Lineage = lineage(1), role: Role = .secondary,
   crashed: Bool = false

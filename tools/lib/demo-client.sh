@@ -26,7 +26,7 @@ start_client() {
 client_description() {
   case $client_kind in
     ext4) echo "ext4 on $client_device (nbdfuse and a loop device), one synced file after another" ;;
-    fio) echo "fio writes random blocks and verifies them; ext4 needs root, /dev/fuse and loop" ;;
+    fio) echo "fio writes and verifies random blocks; ext4 needs root, /dev/fuse and loop" ;;
   esac
 }
 

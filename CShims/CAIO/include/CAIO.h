@@ -21,13 +21,14 @@ struct caio_completion {
 /* As `timeout_ns`: none. */
 #define CAIO_FOREVER UINT64_MAX
 
-/* Sets up room for `operations` disk operations at a time. On failure NULL and the errno in `*error`. */
+/* Sets up room for `operations` disk operations at a time. On failure NULL and the errno in
+ * `*error`. */
 struct caio *caio_create(uint32_t operations, int32_t *error);
 /* Frees it. Every operation must have completed. */
 void caio_destroy(struct caio *engine);
 
-/* Queue one operation each. Return 0, or -EBUSY when there is no room before the next submit (disk) or
- * ever (a second operation of one kind on a socket). Memory stays until the completion. */
+/* Queue one operation each. Return 0, or -EBUSY when there is no room before the next submit (disk)
+ * or ever (a second operation of one kind on a socket). Memory stays until the completion. */
 int caio_read(struct caio *engine, int fd, void *buffer, uint32_t length, uint64_t offset,
               uint64_t tag);
 int caio_write(struct caio *engine, int fd, const void *buffer, uint32_t length, uint64_t offset,
