@@ -39,7 +39,7 @@ extension NodeLoop {
 
   /// The slot of a resource that is up.
   func slot(of name: String) -> Int? {
-    for slot in unsafe 0..<volumes.count {
+    for slot in 0..<volumeEnd {
       guard let volume = unsafe volumes[slot] else { continue }
       if unsafe volume.pointee.configuration.name == name, unsafe !volume.pointee.isLeaving {
         return slot
@@ -96,7 +96,7 @@ extension NodeLoop {
 
   private func statusReply(_ request: ControlRequest) -> ControlReply {
     var all: [ResourceStatus] = []
-    for slot in unsafe 0..<volumes.count {
+    for slot in 0..<volumeEnd {
       guard let volume = unsafe volumes[slot], unsafe !volume.pointee.isLeaving else { continue }
       if let name = request.resource, unsafe volume.pointee.configuration.name != name { continue }
       all.append(
@@ -111,7 +111,7 @@ extension NodeLoop {
 
   private func showReply(_ request: ControlRequest) -> ControlReply {
     var all: [ResourceConfiguration] = []
-    for slot in unsafe 0..<volumes.count {
+    for slot in 0..<volumeEnd {
       guard let volume = unsafe volumes[slot], unsafe !volume.pointee.isLeaving else { continue }
       if let name = request.resource, unsafe volume.pointee.configuration.name != name { continue }
       all.append(unsafe volume.pointee.configuration)
@@ -192,6 +192,7 @@ extension NodeLoop {
         index: slot, configuration: configuration, node: options.node, listener: listener,
         options: replica, peerAddresses: addresses, seed: seed))
     unsafe volumes[slot] = memory
+    volumeEnd = max(volumeEnd, slot + 1)
   }
 
   private mutating func down(_ slot: Int, _ handler: @escaping ReplyHandler) {
@@ -210,7 +211,7 @@ extension NodeLoop {
     isTerminating = true
     server.stopListening(reactor: &reactor)
     server.closeSessions(of: nil, reactor: &reactor)
-    for slot in unsafe 0..<volumes.count {
+    for slot in 0..<volumeEnd {
       guard let volume = unsafe volumes[slot] else { continue }
       unsafe volume.pointee.wantsPrimary = false
       let token = register(.terminate, slot) { _ in }

@@ -35,6 +35,8 @@ struct NodeLoop: ~Copyable {
   var server: NBDServer
   /// Volumes by slot; memory is stable, so that no event copies one.
   var volumes: FixedArray<UnsafeMutablePointer<Volume>?>
+  /// One past the highest slot in use: a turn looks at no more.
+  var volumeEnd = 0
   /// Which volume an export belongs to, by export slot.
   var volumeOfExport: [Int] = []
   var pending: [UInt64: PendingReply] = [:]
@@ -72,7 +74,7 @@ struct NodeLoop: ~Copyable {
 
   private var nextDeadline: Instant {
     var deadline = server.nextDeadline
-    for slot in unsafe 0..<volumes.count {
+    for slot in 0..<volumeEnd {
       guard let volume = unsafe volumes[slot] else { continue }
       deadline = min(deadline, unsafe volume.pointee.nextDeadline)
     }
@@ -108,7 +110,7 @@ struct NodeLoop: ~Copyable {
 
   private mutating func tick() {
     server.tick(reactor: &reactor)
-    for slot in unsafe 0..<volumes.count {
+    for slot in 0..<volumeEnd {
       guard let volume = unsafe volumes[slot] else { continue }
       unsafe volume.pointee.tick(&reactor, &server)
       unsafe volume.pointee.retryStarved(&reactor, &server)
@@ -118,7 +120,7 @@ struct NodeLoop: ~Copyable {
   /// What a turn ends with: roles may have changed, commands may have ended.
   private mutating func endTurn() {
     while let notice = server.nextNotice() { options.log(.info, "nbd: \(notice)") }
-    for slot in unsafe 0..<volumes.count {
+    for slot in 0..<volumeEnd {
       guard let volume = unsafe volumes[slot] else { continue }
       if unsafe volume.pointee.needsAttention {
         handleReports(slot)
@@ -190,10 +192,11 @@ struct NodeLoop: ~Copyable {
     unsafe volume.deinitialize(count: 1)
     unsafe volume.deallocate()
     unsafe volumes[slot] = nil
+    while volumeEnd > 0, unsafe volumes[volumeEnd - 1] == nil { volumeEnd -= 1 }
   }
 
   func finishedVolumes() -> Bool {
-    for slot in unsafe 0..<volumes.count where unsafe volumes[slot] != nil { return false }
+    for slot in 0..<volumeEnd where unsafe volumes[slot] != nil { return false }
     return true
   }
 

@@ -143,6 +143,7 @@ extension Volume {
     guard let stream = links[index]?.stream else { return false }
     guard let buffer = reactor.allocate(header.payloadBytes) else {
       links[index]?.isStarved = true
+      starvedLinks += 1
       return false
     }
     links[index]?.buffer = buffer
@@ -208,6 +209,7 @@ extension Volume {
     if link.buffer != .none { reactor.release(link.buffer) }
     links[index]?.header = nil
     links[index]?.buffer = .none
+    closingLinks += 1
     links[index]?.closeBy = reactor.now.advanced(milliseconds: Self.closeMs)
     reactor.closeAfterSending(link.stream)
   }
@@ -216,6 +218,12 @@ extension Volume {
     guard let link = links[index] else { return }
     if link.buffer != .none { reactor.release(link.buffer) }
     reactor.closeStream(link.stream)
+    forgetLink(index)
+  }
+
+  mutating func forgetLink(_ index: Int) {
+    if links[index]?.isStarved == true { starvedLinks -= 1 }
+    if let closeBy = links[index]?.closeBy, closeBy != .never { closingLinks -= 1 }
     links[index] = nil
   }
 

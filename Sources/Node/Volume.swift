@@ -54,6 +54,9 @@ struct Volume: ~Copyable {
   var metadataDevice: BlockDevice?
   var links: FixedArray<PeerLink?>
   var linkCounter: UInt64 = 0
+  /// Links that close, and links that wait for a buffer: a turn looks at links only for these.
+  var closingLinks = 0
+  var starvedLinks = 0
   /// Resync reads that wait for a buffer.
   var starvedServes: FIFO<StarvedServe>
   /// The buffer of each resync read in flight, by the core's slot.
@@ -234,8 +237,10 @@ struct Volume: ~Copyable {
       }
       serve(waiting.id, waiting.range, open.dataDescriptor, &reactor)
     }
+    guard starvedLinks > 0 else { return }
     for index in 0..<links.count where links[index]?.isStarved == true {
       links[index]?.isStarved = false
+      starvedLinks -= 1
       readLink(index, &reactor, &server)
     }
   }
@@ -244,12 +249,14 @@ struct Volume: ~Copyable {
 
   var nextDeadline: Instant {
     var deadline = replica.nextDeadline
+    guard closingLinks > 0 else { return deadline }
     for index in 0..<links.count { deadline = min(deadline, links[index]?.closeBy ?? .never) }
     return deadline
   }
 
   mutating func tick(_ reactor: inout Reactor, _ server: inout NBDServer) {
     if reactor.now >= replica.nextDeadline { step(.tick, &reactor, &server) }
+    guard closingLinks > 0 else { return }
     for index in 0..<links.count {
       guard let link = links[index], link.closeBy != .never else { continue }
       if reactor.now >= link.closeBy {
@@ -257,7 +264,7 @@ struct Volume: ~Copyable {
       } else if reactor.streamExists(link.stream) {
         continue
       }
-      links[index] = nil
+      forgetLink(index)
     }
   }
 }
