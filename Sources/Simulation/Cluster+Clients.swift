@@ -1,11 +1,12 @@
 /// Clients: they keep a number of requests in flight at the Primary and remember what was promised.
 import BlockTypes
-import Replication
+package import Replication
 import Wire
 
 /// A client that makes one request after another.
 struct ClientSlot {
   var pending: PendingRequest?
+  var outcome: Outcome?
 }
 
 /// A request that has not been completed.
@@ -34,6 +35,21 @@ extension Cluster {
       queue.schedule(at: now + UInt64(slot) * 1_000, .client(slot: slot))
     }
   }
+
+  /// Lets one client make one request, for scenarios that make each request by hand.
+  package func request(
+    client slot: Int, node: Int, _ operation: Replication.Operation, _ sectors: Range<Int>,
+    forceUnitAccess: Bool = false
+  ) {
+    precondition(clients[slot].pending == nil, "client \(slot) waits for an answer")
+    submit(slot, nodes[node], operation, sectors, forceUnitAccess: forceUnitAccess)
+  }
+
+  /// Whether the request of a client has not been completed.
+  package func isPending(client slot: Int) -> Bool { clients[slot].pending != nil }
+
+  /// How the last request of a client ended; `nil` before that, or when its node died.
+  package func outcome(client slot: Int) -> Outcome? { clients[slot].outcome }
 
   /// Requests that have not been completed.
   package var pendingRequests: Int { clients.reduce(0) { $0 + ($1.pending == nil ? 0 : 1) } }
@@ -138,6 +154,7 @@ extension Cluster {
     var request = ClientRequest(operation, range, tag: tag)
     request.forceUnitAccess = forceUnitAccess
     request.buffer = buffer
+    clients[slot].outcome = nil
     clients[slot].pending = PendingRequest(
       tag: tag, node: node.index, operation: operation, sectors: sectors,
       forceUnitAccess: forceUnitAccess, begun: now, change: change, floors: floors,
@@ -157,6 +174,7 @@ extension Cluster {
       return
     }
     clients[slot].pending = nil
+    clients[slot].outcome = outcome
     hash.event(at: now, 11 << 56 | UInt64(slot))
     say("client \(slot) is answered: \(pending.operation) \(outcome)")
     if pending.expectsRefusal, outcome == .done {
