@@ -79,7 +79,7 @@ import Wire
   }
 
   private func standStill(_ scenario: Scenario) {
-    for _ in 0...Cluster.eventsAtOneTime {
+    for _ in 0..<(Cluster.eventsAtOneTime + 10) {
       scenario.cluster.queue.schedule(at: scenario.cluster.now, .operatorTurn)
     }
     scenario.run(milliseconds: 1)
