@@ -85,6 +85,8 @@ extension Refusal {
     -15, "Need a connection for this operation", hint: "run 'ashlaradm connect {}' first")
   /// Not in this version.
   public static let notSupported = state(-17, "Not supported")
+  /// A command or a handshake is under way.
+  public static let transient = state(-18, "In transient state, retry after next state change")
   /// The answer did not come in time.
   public static let timedOut = state(
     -23, "Timeout in operation", hint: "see 'ashlaradm status {}', then try again")

@@ -320,7 +320,7 @@ extension Replication.Refusal {
     case .noRemoteDisk: .noRemoteDisk
     case .noLocalDisk: .noLocalDisk
     case .heldOpen: .heldOpen
-    case .transient: .resyncActive.with("a command or handshake is under way; try again")
+    case .transient: .transient.with("a command or handshake is under way; try again")
     case .peerRefused: .refusedByPeer
     case .timeout: .timedOut
     case .primaryNeedsDisk:

@@ -198,6 +198,8 @@ extension Volume {
   ) {
     guard let link = link(of: connection) else { return }
     let count = unsafe replica.encode(message, for: connection, into: scratch)
+    // The core gave the connection up in the same step: there is nothing to say on it.
+    guard count > 0 else { return }
     unsafe reactor.send(
       link.stream, unsafe UnsafeRawBufferPointer(start: scratch.baseAddress, count: count))
   }
