@@ -42,6 +42,15 @@ extension Replica {
     return command.deadline
   }
 
+  /// Primary, or the record that it will be is on its way to the disk and must not be overtaken.
+  var isOrBecomesPrimary: Bool {
+    if role == .primary { return true }
+    guard let command, case .primary = command.command, case .persisting = command.stage else {
+      return false
+    }
+    return true
+  }
+
   /// Whether a handshake must wait because a command is changing what would be reported.
   var commandIsUnderWay: Bool {
     guard let command else { return false }

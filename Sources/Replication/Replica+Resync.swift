@@ -164,8 +164,8 @@ extension Replica {
     peers[slot].base = nil
     crashed = false
     if var block = superblock {
-      block.dirty = role == .primary || peers[slot].role == .primary
-      block.wasPrimary = role == .primary
+      block.dirty = isOrBecomesPrimary || peers[slot].role == .primary
+      block.wasPrimary = isOrBecomesPrimary
       superblock = block
     }
     peers[slot].finishVersion = changeSuperblock()
