@@ -100,6 +100,16 @@ extension Cluster {
     node.lostPowerAt.map { $0 >= begun } ?? false
   }
 
+  /// P7: no write begins while a crash now would leave a superblock that looks clean.
+  func checkMarkedDirty(_ node: SimulatedNode, _ range: ByteRange) {
+    guard let block = node.durableSuperblock, !block.dirty, block.diskState != .inconsistent else {
+      return
+    }
+    violate(
+      .metadata,
+      "node \(node.index) writes at \(range.start) while its superblock is clean on disk")
+  }
+
   /// The Primary went on alone: its disk must say so, or a crash would make both look equal.
   private func checkLineage(_ node: SimulatedNode, _ change: Int) {
     guard options.checksLineage, let mine = node.durableSuperblock,
@@ -265,9 +275,15 @@ extension Cluster {
     isBranched = false
   }
 
-  func sawSplitBrain(_ node: SimulatedNode) {
-    statistics.splitBrains += 1
-    if !history.isForked { statistics.falseSplitBrains += 1 }
+  /// An administrator is needed: counted, with whether the data gives a reason for it.
+  func stoodAlone(_ node: SimulatedNode, _ reason: Reason) {
+    guard reason.isPermanent else { return }
+    let index = Int(reason.rawValue)
+    if history.isForked {
+      statistics.refusedForked[index] += 1
+    } else {
+      statistics.refusedWhole[index] += 1
+    }
   }
 
   /// What must hold between any two events.

@@ -13,9 +13,11 @@ extension Cluster {
     case .serve(let id, let range): serve(node, id, range)
     case .write(let id, let range, let buffer, let durable):
       hold(node, buffer)
+      checkMarkedDirty(node, range)
       guard let words = payload(node, buffer, range.length) else { return }
       submit(node, .request(id, buffer), .write(words), range, forceUnitAccess: durable)
     case .writeZeroes(let id, let range, _, let durable):
+      checkMarkedDirty(node, range)
       submit(node, .request(id, .none), .zero, range, forceUnitAccess: durable)
     case .flush(let id): flush(node, id)
     case .writeSuperblock: writeSuperblock(node)
@@ -138,7 +140,7 @@ extension Cluster {
       node.connection = new
       node.reason = reason
       if new == .connected { connected(node) }
-      if reason == .splitBrain { sawSplitBrain(node) }
+      if new == .standAlone { stoodAlone(node, reason) }
       if reason == .protocolError {
         violate(.conduct, "node \(node.index) met a protocol error from a correct peer")
       }

@@ -151,10 +151,17 @@ package struct Statistics: Equatable, Sendable {
   package var messages = 0
   package var faults = [Int](repeating: 0, count: FaultKind.allCases.count)
   package var resyncs = 0
-  package var splitBrains = 0
-  package var falseSplitBrains = 0
+  /// Refusals that wait for an administrator, by reason: while both replicas hold acknowledged
+  /// writes that the other lacks, and while they do not.
+  package var refusedForked = [Int](repeating: 0, count: 256)
+  package var refusedWhole = [Int](repeating: 0, count: 256)
   package var promotions = 0
   package var steps = 0
+
+  /// Refusals for this reason, whether the data gave one or not.
+  package func refusals(_ reason: Reason) -> Int {
+    refusedForked[Int(reason.rawValue)] + refusedWhole[Int(reason.rawValue)]
+  }
 
   /// Adds another run.
   package mutating func add(_ other: Statistics) {
@@ -167,8 +174,10 @@ package struct Statistics: Equatable, Sendable {
     messages += other.messages
     for kind in faults.indices { faults[kind] += other.faults[kind] }
     resyncs += other.resyncs
-    splitBrains += other.splitBrains
-    falseSplitBrains += other.falseSplitBrains
+    for reason in refusedForked.indices {
+      refusedForked[reason] += other.refusedForked[reason]
+      refusedWhole[reason] += other.refusedWhole[reason]
+    }
     promotions += other.promotions
     steps += other.steps
   }

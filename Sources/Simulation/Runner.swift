@@ -1,4 +1,5 @@
 /// Runs seeds and says what came of them.
+import Replication
 
 /// The outcome of one seed.
 package struct SeedReport: Sendable {
@@ -14,6 +15,17 @@ package struct SeedReport: Sendable {
   package let violations: [Violation]
   /// What was done.
   package let statistics: Statistics
+
+  /// Refusals that waited for an administrator: reason=forked/whole, by whether both replicas held
+  /// acknowledged writes that the other lacked.
+  package var refusals: [(reason: String, forked: Int, whole: Int)] {
+    (0..<256).compactMap { index in
+      let forked = statistics.refusedForked[index]
+      let whole = statistics.refusedWhole[index]
+      guard forked + whole > 0, let reason = Reason(rawValue: UInt8(index)) else { return nil }
+      return ("\(reason)", forked, whole)
+    }
+  }
 
   /// Whether every promise was kept.
   package var passed: Bool { violations.isEmpty }

@@ -16,6 +16,7 @@ struct Parent {
   private var events: UInt64 = 0
   private var virtualNanoseconds: UInt64 = 0
   private var faults = [Int](repeating: 0, count: FaultKind.allCases.count)
+  private var refusals: [String: (forked: Int, whole: Int)] = [:]
   private let deadline: Date?
 
   /// Seeds a child gets at once.
@@ -100,13 +101,13 @@ struct Parent {
   }
 
   private mutating func take(_ line: String, _ child: Child) {
-    let words = line.split(separator: " ", maxSplits: 7).map(String.init)
+    let words = line.split(separator: " ", maxSplits: 8).map(String.init)
     guard words.count >= 2, let seed = UInt64(words[1]) else { return }
     if words[0] == "begin" {
       child.running = seed
       return
     }
-    guard words[0] == "end", words.count >= 7 else { return }
+    guard words[0] == "end", words.count >= 8 else { return }
     child.running = nil
     child.seeds = (seed + 1)..<child.seeds.upperBound
     events += UInt64(words[3]) ?? 0
@@ -114,10 +115,23 @@ struct Parent {
     for (index, count) in words[6].split(separator: ",").enumerated() where index < faults.count {
       faults[index] += Int(count) ?? 0
     }
+    take(refusals: words[7])
     if words[2] == "ok" {
       passed += 1
     } else {
-      fail(seed, words.count > 7 ? words[7] : "")
+      fail(seed, words.count > 8 ? words[8] : "")
+    }
+  }
+
+  /// Adds "reason=forked/whole,...".
+  private mutating func take(refusals text: String) {
+    for entry in text.split(separator: ",") where entry != "-" {
+      let parts = entry.split(whereSeparator: { "=/".contains($0) })
+      guard parts.count == 3, let forked = Int(parts[1]), let whole = Int(parts[2]) else {
+        continue
+      }
+      let old = refusals[String(parts[0])] ?? (0, 0)
+      refusals[String(parts[0])] = (old.0 + forked, old.1 + whole)
     }
   }
 
@@ -150,5 +164,8 @@ struct Parent {
       """)
     let counts = FaultKind.allCases.map { "\($0) \(faults[$0.rawValue])" }
     print("faults: \(counts.joined(separator: ", "))")
+    let reasons = refusals.sorted { $0.key < $1.key }
+      .map { "\($0.key) \($0.value.forked)/\($0.value.whole)" }
+    print("refusals (both sides hold own writes/not): \(reasons.joined(separator: ", "))")
   }
 }

@@ -83,8 +83,10 @@ struct AshlarSim: ParsableCommand {
         "\(report.duration)", "\(report.hash)",
       ]
       let faults = report.statistics.faults.map { "\($0)" }.joined(separator: ",")
+      let refusals = report.refusals.map { "\($0.reason)=\($0.forked)/\($0.whole)" }
       let text = report.violations.first.map { "\($0)" } ?? ""
-      print(fields.joined(separator: " "), faults, text)
+      let last = refusals.isEmpty ? "-" : refusals.joined(separator: ",")
+      print(fields.joined(separator: " "), faults, last, text)
     }
   }
 

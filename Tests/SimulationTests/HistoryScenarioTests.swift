@@ -128,7 +128,7 @@ import Wire
     scenario.tell(1, .secondary(heldOpen: false))
     scenario.start(0)
     scenario.finish()
-    #expect(scenario.cluster.statistics.splitBrains == 0)
+    #expect(scenario.cluster.statistics.refusals(.splitBrain) == 0)
   }
 
   /// A clean stop of both is no crash: nothing is copied at the next start.

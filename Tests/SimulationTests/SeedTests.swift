@@ -62,7 +62,7 @@ import Testing
     #expect(all.abandoned > 0)
     #expect(all.failed > 0)
     #expect(all.refused > 0)
-    #expect(all.splitBrains > 0)
+    #expect(all.refusals(.splitBrain) > 0)
   }
 
   /// Seeds that found a bug of the core once.
