@@ -62,6 +62,10 @@ final class Rig {
   var completions: [UInt64: Outcome] = [:]
   var replies: [UInt64: CommandResult] = [:]
   var closed: [ConnectionID] = []
+  /// Dials that were asked for and have no answer.
+  var dialing = 0
+  /// Whether disk effects are allowed: between an attach that was granted and `detachDisk`.
+  var hasDisk = false
   var connection = ConnectionID(0)
   /// Buffers out there: how often each was given away minus how often it came back.
   var held: [BufferID: Int] = [:]
@@ -76,6 +80,8 @@ final class Rig {
     change(&options)
     replica = Replica(options: options)
   }
+
+  init(options: ReplicaOptions) { replica = Replica(options: options) }
 
   // MARK: Driving
 
@@ -134,6 +140,10 @@ final class Rig {
   ) {
     var hello = Hello(node: from, instance: instance, epoch: epoch, resource: "r0")
     hello.isPrimary = isPrimary
+    receive(hello, as: type, on: connection)
+  }
+
+  func receive(_ hello: Hello, as type: MessageType, on connection: ConnectionID) {
     var bytes = [UInt8](repeating: 0, count: Int(maxControlPayloadBytes))
     let count = bytes.withUnsafeMutableBytes { hello.encode(into: $0) }
     var header = MessageHeader(type)
@@ -214,22 +224,37 @@ final class Rig {
 
   private func account(_ effect: Effect) {
     switch effect {
-    case .read, .serve, .write, .writeZeroes, .flush: disk.append(effect)
+    case .read, .serve, .write, .writeZeroes, .flush:
+      #expect(hasDisk, "an operation on a disk that was let go")
+      disk.append(effect)
     case .writeSuperblock:
+      #expect(hasDisk, "a superblock for a disk that was let go")
       #expect(!superblockIsPending, "two superblocks at once")
       superblockIsPending = true
       writing = replica.superblock
-    case .send(_, let header, _): sent.append(header)
-    case .sendControl(_, let message): controls.append(message)
+    case .send(let connection, let header, let buffer):
+      #expect(!closed.contains(connection), "\(header.type) on a closed connection")
+      #expect((buffer == .none) == (header.payloadBytes == 0), "payload without a buffer")
+      sent.append(header)
+    case .sendControl(let connection, let message):
+      #expect(!closed.contains(connection), "\(message) on a closed connection")
+      controls.append(message)
     case .release(let buffer):
       held[buffer, default: 0] -= 1
       #expect(held[buffer] == 0, "\(buffer) released twice or never taken")
     case .complete(let tag, let outcome):
       #expect(completions[tag] == nil, "tag \(tag) completed twice")
       completions[tag] = outcome
-    case .reply(let token, let result): replies[token] = result
-    case .close(let connection): closed.append(connection)
-    case .dial, .detachDisk, .note: break
+    case .reply(let token, let result):
+      #expect(token == 1 || replies[token] == nil, "command \(token) answered twice")
+      replies[token] = result
+      if token == 1, result == .done { hasDisk = true }
+    case .close(let connection):
+      #expect(!closed.contains(connection), "closed twice")
+      closed.append(connection)
+    case .dial: dialing += 1
+    case .detachDisk: hasDisk = false
+    case .note: break
     }
   }
 

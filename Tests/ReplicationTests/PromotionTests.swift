@@ -1,0 +1,345 @@
+/// Commands of the administrator: roles, leaving, invalidate.
+import BlockTypes
+import Metadata
+import Replication
+import TestSupport
+import Testing
+import Wire
+
+@Suite struct PromotionTests {
+  /// Every peer is asked, and the superblock says dirty before the first write may come.
+  @Test func promotionAsksThenPersistsThenTells() {
+    let rig = Rig.connected()
+    let token = rig.command(.primary(force: false))
+    #expect(rig.effects.kinds == ["send promoteRequest"])
+    rig.submit(.write, tag: 1)
+    #expect(rig.completions[1] == .notPrimary)
+
+    rig.receive(.promoteReply, id: rig.sent(.promoteRequest)?.id ?? 0, length: 1)
+    #expect(rig.effects.kinds == ["superblock"])
+    #expect(rig.replica.role == .secondary)
+    rig.finishSuperblock()
+
+    #expect(rig.effects.kinds == ["send roleChanged", "reply"])
+    #expect(rig.durable.last?.dirty == true && rig.durable.last?.wasPrimary == true)
+    #expect(rig.replies[token] == .done)
+    #expect(rig.replica.role == .primary)
+  }
+
+  @Test func refusalOfThePeerIsTheAnswer() {
+    let rig = Rig.connected()
+    let token = rig.command(.primary(force: false))
+
+    rig.receive(.promoteReply, id: rig.sent(.promoteRequest)?.id ?? 0, length: 0)
+
+    #expect(rig.replies[token] == .refused(.multiplePrimaries))
+    #expect(rig.replica.role == .secondary)
+    #expect(rig.sent(.roleChanged)?.length == UInt64(Role.secondary.rawValue))
+  }
+
+  @Test func secondPrimaryIsRefusedAtOnce() {
+    let rig = Rig.secondary()
+
+    #expect(rig.replies[rig.command(.primary(force: false))] == .refused(.multiplePrimaries))
+    #expect(rig.replies[rig.command(.primary(force: true))] == .refused(.multiplePrimaries))
+  }
+
+  @Test(arguments: [StoredDiskState.inconsistent, .outdated])
+  func dataThatIsNotUpToDateNeedsForce(state: StoredDiskState) {
+    let rig = Rig()
+    rig.attach(superblock(state))
+    #expect(rig.replies[rig.command(.primary(force: false))] == .refused(.needUpToDateData))
+
+    let forced = rig.command(.primary(force: true))
+    rig.settle()
+
+    #expect(rig.replies[forced] == .done)
+    #expect(rig.replica.disk == .upToDate)
+    let generations = rig.durable.last?.lineage.generations.count
+    #expect(generations == 2, "the operator's word is a generation of its own")
+    #expect(rig.durable.last?.peers.first?.base == lineage(1).newest)
+  }
+
+  @Test func forceMakesNoDiskAppear() {
+    let rig = Rig()
+
+    #expect(rig.replies[rig.command(.primary(force: true))] == .refused(.needUpToDateData))
+  }
+
+  @Test func targetOfAResyncCannotBeForced() {
+    let rig = Rig.connected(superblock(), to: peerReport(.upToDate, lineage(1, 2)))
+    #expect(rig.replication == .syncTarget)
+
+    #expect(rig.replies[rig.command(.primary(force: true))] == .refused(.needUpToDateData))
+  }
+
+  /// Two fresh nodes: the forced one becomes the source of the first full sync.
+  @Test func forcingAFreshPairBeginsTheInitialSync() {
+    let fresh = superblock(.inconsistent, Lineage())
+    let rig = Rig.connected(fresh, to: peerReport(.inconsistent, Lineage()))
+    let token = rig.command(.primary(force: true))
+    rig.receive(.promoteReply, id: rig.sent(.promoteRequest)?.id ?? 0, length: 1)
+    rig.settle()
+    #expect(rig.replies[token] == .done)
+    #expect(rig.peer.reason == .renegotiate)
+
+    rig.dialAndGreetAgain()
+    rig.receive(peerReport(.inconsistent, Lineage()))
+    rig.settle()
+
+    #expect(rig.sent(.verdict)?.length == UInt64(Action.syncSource.rawValue))
+  }
+
+  /// Of two that ask at once the lower node id wins: here this one.
+  @Test func lowerNodeRefusesTheOtherWhileItAsks() {
+    let rig = Rig.connected()
+    rig.command(.primary(force: false))
+
+    rig.receive(.promoteRequest, id: 5)
+
+    let reply = rig.sent(.promoteReply)
+    #expect(reply?.id == 5 && reply?.length == 0)
+  }
+
+  @Test func higherNodeGivesWay() {
+    let rig = Rig(
+      options: ReplicaOptions(node: other, resource: "r0", peers: [me], instance: 42))
+    var block = superblock()
+    block.node = other
+    rig.attach(block)
+    rig.command(.connect)
+    rig.passDeadline()
+    rig.connection = rig.newConnection()
+    rig.step(.dialed(peer: 0, rig.connection))
+    rig.receiveHello(.helloReply, on: rig.connection, from: me)
+    rig.shakeHands(peerReport())
+    let token = rig.command(.primary(force: false))
+
+    rig.receive(.promoteRequest, id: 5)
+    rig.settle()
+
+    #expect(rig.replies[token] == .refused(.multiplePrimaries))
+    let reply = rig.sent(.promoteReply)
+    #expect(reply?.id == 5 && reply?.length == 1)
+    #expect(rig.peer.role == .primary)
+  }
+
+  /// Its writes may come as soon as it has our answer: dirty on disk before we give it.
+  @Test func grantWaitsForTheSuperblock() {
+    let rig = Rig.connected()
+    rig.receive(.promoteRequest, id: 3)
+    #expect(rig.effects.kinds == ["superblock"])
+
+    rig.finishSuperblock()
+
+    #expect(rig.durable.last?.dirty == true)
+    #expect(rig.sent(.promoteReply)?.length == 1)
+  }
+
+  /// The asker gave up before we could grant: an answer is due, but not a yes that comes too late.
+  @Test func grantIsTakenBackWhenTheAskerGaveUp() {
+    let rig = Rig.connected()
+    rig.receive(.promoteRequest, id: 3)
+    rig.receive(.roleChanged, length: UInt64(Role.secondary.rawValue))
+    rig.settle()
+
+    #expect(rig.takeSent().filter { $0.type == .promoteReply }.map(\.length) == [0])
+    #expect(rig.peer.role == .secondary)
+  }
+
+  /// A late yes to a promotion that was given up is no yes to the next one.
+  @Test func lateAnswerDoesNotCountForTheNextPromotion() {
+    let rig = Rig.connected()
+    let first = rig.command(.primary(force: false))
+    let oldID = rig.sent(.promoteRequest)?.id ?? 0
+    rig.now = rig.now.advanced(milliseconds: 10_000)
+    rig.step(.tick)
+    #expect(rig.replies[first] == .refused(.timeout))
+    rig.receive(.pong)
+    let second = rig.command(.primary(force: false))
+    let newID = rig.sent(.promoteRequest)?.id ?? 0
+    #expect(newID != oldID)
+
+    rig.receive(.promoteReply, id: oldID, length: 1)
+    rig.settle()
+    #expect(rig.replies[second] == nil && rig.replica.role == .secondary)
+
+    rig.receive(.promoteReply, id: newID, length: 0)
+    #expect(rig.replies[second] == .refused(.multiplePrimaries))
+    #expect(rig.state == .connected)
+  }
+
+  /// Nothing is on record when the disk fails while it takes the promotion down.
+  @Test func diskThatFailsDuringPromotionRefusesIt() {
+    let rig = Rig.connected()
+    let token = rig.command(.primary(force: false))
+    rig.receive(.promoteReply, id: rig.sent(.promoteRequest)?.id ?? 0, length: 1)
+
+    rig.finishSuperblock(result: -5)
+
+    #expect(rig.replies[token] == .refused(.needUpToDateData))
+    #expect(rig.replica.role == .secondary && rig.replica.disk == .diskless)
+    #expect(rig.sent(.roleChanged)?.length == UInt64(Role.secondary.rawValue))
+  }
+
+  /// The peer that granted must hear that nothing came of it, or it could never be promoted.
+  @Test func diskThatFailsWhileAskingTakesTheRequestBack() {
+    let rig = Rig.secondary()
+    rig.receive(.roleChanged, length: UInt64(Role.secondary.rawValue))
+    #expect(rig.disk.map(\.kind) == ["flush"])
+    let token = rig.command(.primary(force: false))
+    rig.finishDisk(result: -5)
+
+    rig.receive(.promoteReply, id: rig.sent(.promoteRequest)?.id ?? 0, length: 1)
+
+    #expect(rig.replies[token] == .refused(.needUpToDateData))
+    #expect(rig.sent(.roleChanged)?.length == UInt64(Role.secondary.rawValue))
+  }
+
+  @Test func onlyOneCommandAtATime() {
+    let rig = Rig.connected()
+    rig.command(.primary(force: false))
+
+    #expect(rig.replies[rig.command(.disconnect)] == .refused(.transient))
+  }
+
+  // MARK: Demotion and leaving
+
+  @Test func demotionWaitsForWritesThenFlushesThenTells() throws {
+    let rig = Rig.primary()
+    rig.submit(.write, tag: 1)
+    let token = rig.command(.secondary(heldOpen: false))
+    rig.submit(.write, tag: 2)
+    #expect(rig.completions[2] == .notPrimary)
+    rig.finishDisk()
+    rig.acknowledge(try #require(rig.sent(.write)))
+    #expect(rig.effects.kinds == ["complete done", "release", "flush"])
+    rig.finishDisk()
+    rig.finishSuperblock()
+
+    #expect(rig.effects.kinds == ["send roleChanged", "reply"])
+    #expect(rig.replies[token] == .done)
+    #expect(rig.durable.last?.dirty == false && rig.durable.last?.wasPrimary == false)
+  }
+
+  @Test func heldOpenVolumeIsNotDemoted() {
+    let rig = Rig.primary()
+
+    #expect(rig.replies[rig.command(.secondary(heldOpen: true))] == .refused(.heldOpen))
+    #expect(rig.replica.role == .primary)
+  }
+
+  /// The Secondary marks itself clean when the Primary stopped writing, after a flush of its own.
+  @Test func secondaryBecomesCleanAfterTheDemotionOfItsPeer() {
+    let rig = Rig.secondary()
+    #expect(rig.durable.last?.dirty == true)
+    rig.receive(.roleChanged, length: UInt64(Role.secondary.rawValue))
+    #expect(rig.effects.kinds == ["flush"])
+    rig.settle()
+
+    #expect(rig.durable.last?.dirty == false)
+  }
+
+  /// A slow flush that began before newer writes came proves nothing about them.
+  @Test func slowFlushDoesNotHideNewerWrites() {
+    let rig = Rig.secondary()
+    rig.receive(.roleChanged, length: UInt64(Role.secondary.rawValue))
+    #expect(rig.disk.map(\.kind) == ["flush"])
+    rig.receive(.promoteRequest, id: 1)
+    rig.receive(.roleChanged, length: UInt64(Role.primary.rawValue))
+    rig.peerWrites(blocks: 0..<1)
+    rig.finishDisk(at: 1)
+    rig.receive(.roleChanged, length: UInt64(Role.secondary.rawValue))
+
+    rig.finishDisk()
+
+    #expect(rig.replica.superblock?.dirty == true)
+    #expect(rig.disk.map(\.kind) == ["flush"], "a new flush for the new writes")
+    rig.settle()
+    #expect(rig.durable.last?.dirty == false)
+  }
+
+  /// However often a peer says that it is Secondary: one flush at a time.
+  @Test func repeatedRoleChangesNeedOneFlush() {
+    let rig = Rig.secondary()
+    for _ in 0..<5_000 { rig.receive(.roleChanged, length: UInt64(Role.secondary.rawValue)) }
+
+    #expect(rig.disk.count == 1)
+    rig.settle()
+    rig.expectSettled()
+  }
+
+  @Test func disconnectOfASecondaryOutdatesIt() {
+    let rig = Rig.secondary()
+    let token = rig.command(.disconnect)
+    rig.settle()
+
+    #expect(rig.replies[token] == .done)
+    #expect(rig.state == .standAlone && rig.peer.reason == .byCommand)
+    #expect(rig.sent(.goodbye)?.length == UInt64(Role.secondary.rawValue))
+    #expect(rig.durable.last?.diskState == .outdated)
+  }
+
+  @Test func disconnectOfAPrimaryKeepsItsData() {
+    let rig = Rig.primary()
+    rig.command(.disconnect)
+    rig.settle()
+
+    #expect(rig.replica.disk == .upToDate)
+    #expect(rig.sent(.goodbye)?.length == UInt64(Role.primary.rawValue))
+  }
+
+  /// A Secondary that ends leaves first and then flushes what it had acknowledged: under a constant
+  /// stream of writes it would never be idle, and would acknowledge what no flush covers.
+  @Test func shutdownOfASecondaryLeavesThenFlushes() {
+    let rig = Rig.secondary()
+    rig.peerWrites(blocks: 0..<1)
+
+    let token = rig.command(.shutdown)
+    #expect(rig.effects.kinds == ["send goodbye", "close", "superblock"])
+    rig.finishSuperblock()
+    rig.finishDisk()
+    #expect(rig.effects.kinds == ["release", "flush"])
+    rig.settle()
+
+    #expect(rig.replies[token] == .done)
+    #expect(rig.durable.last?.diskState == .outdated && rig.durable.last?.dirty == false)
+    #expect(rig.sent(.ack) == nil)
+    rig.expectSettled()
+  }
+
+  @Test func shutdownOfAPrimaryDemotesAndMarksClean() {
+    let rig = Rig.primary()
+    let token = rig.command(.shutdown)
+    rig.settle()
+
+    #expect(rig.replies[token] == .done)
+    #expect(rig.replica.role == .secondary)
+    #expect(rig.durable.last?.dirty == false)
+    #expect(rig.sent(.goodbye)?.length == UInt64(Role.secondary.rawValue))
+  }
+
+  // MARK: Invalidate
+
+  @Test func invalidateForgetsTheHistoryAndMeetsThePeerAnew() {
+    let rig = Rig.connected()
+    let token = rig.command(.invalidate)
+    rig.settle()
+
+    #expect(rig.replies[token] == .done)
+    #expect(rig.durable.last?.lineage.isEmpty == true)
+    #expect(rig.durable.last?.diskState == .inconsistent)
+    #expect(rig.peer.reason == .renegotiate)
+  }
+
+  @Test func onlyGoodCopyIsNotInvalidated() {
+    #expect(Rig.primary().invalidate() == .refused(.transient))
+    let beside = Rig.connected(superblock(), to: peerReport(.diskless))
+    #expect(beside.invalidate() == .refused(.noRemoteDisk))
+    #expect(Rig().invalidate() == .refused(.noLocalDisk))
+  }
+}
+
+extension Rig {
+  fileprivate func invalidate() -> CommandResult? { replies[command(.invalidate)] }
+}

@@ -1,0 +1,257 @@
+/// Resync: the target pulls, the source serves, client writes go on, and the end is told in an
+/// order that survives a crash or a cut at any point.
+import BlockTypes
+import Metadata
+import Replication
+import TestSupport
+import Testing
+import Wire
+
+@Suite struct ResyncTests {
+  // MARK: Target
+
+  @Test func targetKeepsItsWindowFull() {
+    let rig = Rig.target { $0.resyncWindow = 3 }
+
+    let asked = rig.takeSent().filter { $0.type == .resyncRequest }
+
+    #expect(asked.map(\.offset) == [0, 1 << 20, 2 << 20])
+    #expect(asked.allSatisfy { $0.length == 1 << 20 })
+  }
+
+  /// A block counts as synced when the disk has it, not when it arrived.
+  @Test func blockIsClearedAndAcknowledgedAfterTheDiskHasIt() throws {
+    let rig = Rig.target { $0.resyncWindow = 1 }
+    let total = rig.peer.blocksOutOfSync
+    let asked = try #require(rig.sent(.resyncRequest))
+    var data = MessageHeader(.resyncData, id: asked.id, offset: asked.offset, length: 99)
+    data.payloadBytes = UInt32(asked.length)
+    rig.receive(data, buffer: rig.takeBuffer())
+    #expect(rig.peer.blocksOutOfSync == total)
+
+    rig.finishDisk()
+
+    #expect(rig.peer.blocksOutOfSync == total - 256)
+    #expect(rig.effects.kinds == ["release", "send resyncAck", "send resyncRequest"])
+    #expect(rig.sent(.resyncAck)?.id == 99, "the source's own number of the range")
+  }
+
+  /// 3 in the doc comment of the resync: flush, then lineage and UpToDate durably, then tell.
+  @Test func targetFlushesThenTakesOverTheLineageThenTells() {
+    let rig = Rig.target()
+    rig.feedResync()
+    #expect(rig.peer.blocksOutOfSync == 0)
+    #expect(rig.replica.disk == .inconsistent, "not before the source said so")
+
+    rig.receive(peerReport(.upToDate, lineage(1, 2), role: .primary), as: .syncDone)
+    #expect(rig.effects.kinds == ["flush"])
+    rig.finishDisk()
+    #expect(rig.effects.kinds == ["superblock"])
+    #expect(rig.replica.disk == .inconsistent)
+    rig.finishSuperblock()
+
+    #expect(rig.effects.kinds == ["send syncDoneAck"])
+    #expect(rig.durable.last?.lineage == lineage(1, 2))
+    #expect(rig.durable.last?.diskState == .upToDate)
+    #expect(rig.durable.last?.dirty == true, "its Primary writes")
+    #expect(rig.replica.disk == .upToDate)
+    #expect(rig.replication == .established)
+  }
+
+  /// A cut before the lineage is durable leaves an Inconsistent replica with its old history.
+  @Test func cutBeforeTheEndKeepsTheOldHistory() {
+    let rig = Rig.target()
+    rig.feedResync()
+    rig.receive(peerReport(.upToDate, lineage(1, 2), role: .primary), as: .syncDone)
+    rig.breakConnection()
+    rig.settle()
+
+    #expect(rig.replica.disk == .inconsistent)
+    #expect(rig.replica.superblock?.lineage == lineage(1))
+  }
+
+  @Test func endThatComesTooEarlyIsAnError() {
+    let rig = Rig.target()
+
+    rig.receive(peerReport(.upToDate, lineage(1, 2), role: .primary), as: .syncDone)
+
+    #expect(rig.peer.reason == .protocolError)
+  }
+
+  @Test func secondEndIsAnError() {
+    let rig = Rig.target()
+    rig.feedResync()
+    for _ in 0..<3 {
+      rig.receive(peerReport(.upToDate, lineage(1, 2), role: .primary), as: .syncDone)
+    }
+
+    #expect(rig.peer.reason == .protocolError)
+    #expect(rig.disk.count == 1)
+  }
+
+  /// The peer's writes that arrive for a range still out of sync are applied in the order sent.
+  @Test func peersWriteWaitsForTheResyncDataUnderIt() throws {
+    let rig = Rig.target { $0.resyncWindow = 1 }
+    let asked = try #require(rig.sent(.resyncRequest))
+    var data = MessageHeader(.resyncData, id: asked.id, offset: asked.offset, length: 1)
+    data.payloadBytes = UInt32(asked.length)
+    rig.receive(data, buffer: rig.takeBuffer())
+    rig.peerWrites(blocks: 3..<4)
+    #expect(rig.disk.count == 1, "newer data waits for the older under it")
+
+    rig.finishDisk()
+
+    #expect(rig.disk.count == 1)
+    guard case .write(_, let range, _, _)? = rig.disk.first else {
+      Issue.record("no write")
+      return
+    }
+    #expect(range.start == 3 * blockSize)
+  }
+
+  @Test func lossReturnsEveryBufferOfTheTarget() throws {
+    let rig = Rig.target { $0.resyncWindow = 4 }
+    let asked = rig.takeSent().filter { $0.type == .resyncRequest }
+    for header in asked.prefix(3) {
+      var data = MessageHeader(.resyncData, id: header.id, offset: header.offset, length: 1)
+      data.payloadBytes = UInt32(header.length)
+      rig.receive(data, buffer: rig.takeBuffer())
+    }
+    rig.finishDisk()
+    rig.breakConnection()
+    rig.settle()
+
+    rig.expectSettled()
+  }
+
+  // MARK: Source
+
+  /// A range is locked from before it is read until the target has written it: a client write to it
+  /// is either in the data or sent after it. A resync never overwrites newer data.
+  @Test func clientWriteWaitsForTheRangeThatIsServed() throws {
+    let rig = Rig.source()
+    rig.receive(MessageHeader(.resyncRequest, id: 1, offset: 0, length: 1 << 20))
+    rig.submit(.write, blocks: 0..<1, tag: 1)
+    rig.submit(.write, blocks: 300..<301, tag: 2)
+    #expect(rig.disk.map(\.kind) == ["serve", "write"], "only the write elsewhere goes on")
+    rig.finishDisk()
+    let data = try #require(rig.sent(.resyncData))
+    #expect(rig.sent.filter { $0.type == .write }.map(\.offset) == [300 * blockSize])
+
+    rig.receive(MessageHeader(.resyncAck, id: data.length, offset: 0, length: 1 << 20))
+
+    #expect(rig.effects.kinds == ["send write", "write"])
+  }
+
+  /// The other way round: the read for the target waits for the write under way, on both disks.
+  @Test func serveWaitsForTheClientWriteUnderWay() throws {
+    let rig = Rig.source()
+    rig.submit(.write, blocks: 0..<1, tag: 1)
+    rig.receive(MessageHeader(.resyncRequest, id: 1, offset: 0, length: 1 << 20))
+    rig.finishDisk()
+    #expect(rig.disk.isEmpty)
+
+    rig.acknowledge(try #require(rig.sent(.write)))
+
+    #expect(rig.disk.map(\.kind) == ["serve"])
+  }
+
+  @Test func servedBufferIsReleasedAfterItWasQueued() {
+    let rig = Rig.source()
+    rig.receive(MessageHeader(.resyncRequest, id: 1, offset: 0, length: 4096))
+    rig.finishDisk()
+
+    #expect(rig.effects.kinds == ["send resyncData", "release"])
+  }
+
+  /// Never send what could not be read.
+  @Test func unreadableBlockIsNotServed() {
+    let rig = Rig.source()
+    rig.receive(MessageHeader(.resyncRequest, id: 1, offset: 0, length: 4096))
+    rig.finishDisk(result: -5)
+
+    #expect(rig.sent(.resyncData) == nil)
+    #expect(rig.peer.reason == .diskFailed)
+    #expect(rig.replica.disk == .upToDate)
+    rig.expectSettled()
+  }
+
+  /// 1 and 2: the source forgets, durably, that the target lacks its newest generation, then says
+  /// that all is there. From 1 on, going on alone begins a new generation.
+  @Test func sourceForgetsDurablyBeforeItTells() {
+    let rig = Rig.source()
+    rig.submit(.write, tag: 1)
+    rig.finishDisk()
+    if let header = rig.sent(.write) { rig.acknowledge(header) }
+    rig.settle()
+    rig.drainSource()
+    #expect(rig.superblockIsPending)
+    #expect(!rig.controls.contains(.syncDone))
+
+    rig.finishSuperblock()
+
+    #expect(rig.durable.last?.peers.first?.base == nil)
+    #expect(rig.controls.last == .syncDone)
+    #expect(rig.peer.disk == .inconsistent)
+    rig.receive(.syncDoneAck)
+    #expect(rig.peer.disk == .upToDate)
+    #expect(rig.replication == .established)
+  }
+
+  @Test func cutAfterTheEndWasToldBeginsANewGeneration() {
+    let rig = Rig.source()
+    rig.drainSource()
+    rig.settle()
+    let before = rig.replica.superblock?.lineage.generations.count ?? 0
+    rig.submit(.write, tag: 1)
+    rig.breakConnection()
+    rig.settle()
+
+    #expect(rig.replica.superblock?.lineage.generations.count == before + 1)
+    #expect(rig.completions == [1: .done])
+  }
+
+  /// What a target may ask for: inside the volume, in whole blocks, not more than a message holds.
+  @Test(
+    arguments: [
+      (volumeBytes, 4096), (0, 0), (0, (1 << 20) + 4096), (512, 4096), (0, 100),
+      (UInt64.max - 4095, 8192), (volumeBytes - 4096, 8192),
+    ] as [(UInt64, UInt64)])
+  func requestThatDoesNotFitClosesTheConnection(offset: UInt64, length: UInt64) {
+    let rig = Rig.source()
+
+    rig.receive(MessageHeader(.resyncRequest, id: 1, offset: offset, length: length))
+
+    #expect(rig.peer.reason == .protocolError)
+    rig.settle()
+    rig.expectSettled()
+  }
+
+  /// A target may ask for so much at once, and what it leaves behind when it reconnects counts.
+  @Test func greedyTargetIsCutEvenAcrossConnections() {
+    let rig = Rig.source()
+    var asked = 0
+    for _ in 0..<100 {
+      for _ in 0..<40 where rig.state == .connected {
+        rig.receive(MessageHeader(.resyncRequest, id: 1, offset: 0, length: 4096))
+        rig.receive(
+          MessageHeader(.resyncRequest, id: 1, offset: 4096 * UInt64(asked % 1_000), length: 4096))
+        asked += 1
+      }
+      rig.breakConnection()
+      rig.dialAndGreetAgain()
+      rig.receive(peerReport(.inconsistent, lineage(1)))
+      while let flush = rig.disk.firstIndex(where: { $0.kind == "flush" }) {
+        rig.finishDisk(at: flush)
+      }
+      while rig.superblockIsPending { rig.finishSuperblock() }
+      rig.receive(.verdict, length: UInt64(Action.syncTarget.rawValue))
+    }
+
+    #expect(rig.disk.count <= 64)
+    rig.settle()
+    rig.breakConnection()
+    rig.settle()
+    rig.expectSettled()
+  }
+}
