@@ -2,10 +2,10 @@
 /// volume is, measured in one run.
 ///
 /// A replicated write cannot be faster than one write of the disk, one round trip to the peer and
-/// one to the client; a read not faster than one read of the disk and one round trip to the client.
-/// Disk and processor change their speed from second to second, and a round trip takes four times
-/// as long when it has to wake a processor, so all parts are sampled in turn, several times, and
-/// medians of the rounds are compared.
+/// one to the client; a read not faster than one read of the disk and one round trip to the
+/// client. Disk and processor change their speed from second to second, and a round trip takes
+/// four times as long when it has to wake a processor, so all parts are sampled in turn, several
+/// times, and medians of the rounds are compared.
 
 /// Means, medians and tails of one part of the floor, each a median over the rounds; microseconds.
 public struct FloorFigures: Codable, Equatable, Sendable {

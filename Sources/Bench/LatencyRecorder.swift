@@ -12,8 +12,8 @@ struct LatencyRecorder: Sendable {
   /// I/Os recorded.
   private(set) var count: UInt64 = 0
 
-  /// Longest latency with a place of its own in the histogram: one hour. Longer ones count as that
-  /// in the percentiles.
+  /// Longest latency with a place of its own in the histogram: one hour. Longer ones count as
+  /// that in the percentiles.
   static let longestNs: UInt64 = 3_600_000_000_000
 
   init() {

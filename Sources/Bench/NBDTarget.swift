@@ -6,7 +6,8 @@ internal import BlockTypes
 /// Invariants:
 /// - slot `s` uses connection `s % connections`, so the in-flight I/Os spread evenly;
 /// - an answer is taken only for an I/O that is waiting for one on that connection; anything else
-///   ends the load with an error.
+///   ends
+///   the load with an error.
 struct NBDTarget: BlockTarget, ~Copyable {
   private struct Connection: BitwiseCopyable {
     var stream: StreamID

@@ -4,9 +4,9 @@ internal import Glibc
 /// The processor time that a process has used: all its threads, also those that have ended, in user
 /// and kernel mode, in nanoseconds.
 ///
-/// The kernel's CPU clock of the process is read, not `/proc/PID/stat`, whose ticks of 10 ms would
-/// hide what a thousand I/Os cost. Time in interrupts and in kernel threads belongs to nobody and
-/// is not in it.
+/// The kernel's CPU clock of the process is read, not `/proc/PID/stat`, whose ticks of 10 ms
+/// would hide what a thousand I/Os cost. Time in interrupts and in kernel threads belongs to
+/// nobody and is not in it.
 struct MeasuredProcess: Equatable, Sendable {
   /// The process.
   let pid: Int32

@@ -2,8 +2,8 @@
 ///
 /// The schedule is fixed at the start: I/O number n is due at `start + n * interval`, whatever
 /// became of those before. A target that stalls is thus followed by the I/Os that were due
-/// meanwhile, as the users of a real system would be, and their latency counts from when they were
-/// due. (Measuring from when they could be sent hides the stall: "coordinated omission".)
+/// meanwhile, as the users of a real system would be, and their latency counts from when they
+/// were due. (Measuring from when they could be sent hides the stall: "coordinated omission".)
 struct RateLimiter: BitwiseCopyable, Sendable {
   private let startNs: UInt64
   /// The interval is `numerator / denominator` nanoseconds.

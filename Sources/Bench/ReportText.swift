@@ -99,8 +99,8 @@ extension FloorReport {
   /// The report for a terminal.
   var text: String {
     var lines = [
-      "4 KiB, depth 1; medians of \(rounds) rounds of "
-        + "\(decimal(sampleSeconds, places: 1)) s a part",
+      "4 KiB, depth 1; medians of \(rounds) rounds, "
+        + "\(decimal(sampleSeconds, places: 1)) s a sample",
       "raw     \(rawTarget)",
     ]
     if let volumeTarget { lines.append("volume  \(volumeTarget)") }

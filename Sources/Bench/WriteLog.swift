@@ -12,9 +12,8 @@ internal import Glibc
 /// - at most one write per unit is in flight: the owner sees to that;
 /// - sequence numbers never repeat in one log, not over several runs either.
 ///
-///     page 0: magic, version, seed, unit bytes, block bytes, region bytes, next sequence;
-///     CRC-free,
-///             because each field is checked against its range and the file's length
+///     page 0: magic, version, seed, unit bytes, block bytes, region bytes, next sequence; each is
+///             checked against its range and the file's length
 ///     page 1-: per unit: issued u64, acknowledged u64
 @safe
 struct WriteLog: ~Copyable {

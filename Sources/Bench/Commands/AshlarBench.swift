@@ -7,9 +7,9 @@ public struct AshlarBench: ParsableCommand {
     commandName: "ashlar-bench",
     abstract: "Measure a volume, an NBD export, a disk or a file, and check its data.",
     discussion: """
-      A target is nbd+unix:///EXPORT?socket=PATH, nbd://HOST[:PORT]/EXPORT, raw:FILE, or a volume \
-      of this machine with --volume RESOURCE. Loads that write destroy the data of the target and \
-      need --destroy-data.
+      A target is nbd+unix:///EXPORT?socket=PATH, nbd://HOST[:PORT]/EXPORT, raw:FILE, or a \
+      volume of this machine with --volume RESOURCE. Loads that write destroy the data of the \
+      target and need --destroy-data.
 
       Exit status: 0 done; 1 could not be done; 2 the data is wrong; 3 above a limit that was \
       given; 64 wrong usage.

@@ -59,7 +59,7 @@ struct LoadOptions: ParsableArguments {
 
   @Option(
     help:
-      "Most I/Os per second, or bandwidth as 20MiB/s. Latency counts from when an I/O was due.",
+      "Most I/Os per second, or bandwidth as 20MiB/s; latency counts from when an I/O was due.",
     transform: parseRate)
   var rate: Rate?
 

@@ -1,0 +1,108 @@
+import BlockIO
+import Foundation
+import Glibc
+
+@testable import Bench
+
+/// What the end-to-end tests stand on: the built program, real and false servers.
+
+/// The program, next to the tests.
+let program: String = {
+  let tests = (try? FileManager.default.destinationOfSymbolicLink(atPath: "/proc/self/exe")) ?? ""
+  return URL(fileURLWithPath: tests).deletingLastPathComponent()
+    .appendingPathComponent("ashlar-bench").path
+}()
+
+/// The path of an installed program.
+func installed(_ name: String) -> String? {
+  ["/usr/bin/", "/usr/local/bin/", "/bin/"].map { $0 + name }
+    .first { FileManager.default.isExecutableFile(atPath: $0) }
+}
+
+/// What a program printed, and how it ended.
+struct Outcome {
+  let status: Int32
+  let output: String
+  let errors: String
+}
+
+/// Runs a program to its end.
+func run(_ path: String, _ arguments: [String]) throws -> Outcome {
+  let process = Process()
+  process.executableURL = URL(fileURLWithPath: path)
+  process.arguments = arguments
+  let (output, errors) = (Pipe(), Pipe())
+  process.standardOutput = output
+  process.standardError = errors
+  process.standardInput = FileHandle.nullDevice
+  try process.run()
+  let text = try output.fileHandleForReading.readToEnd() ?? Data()
+  let complaint = try errors.fileHandleForReading.readToEnd() ?? Data()
+  process.waitUntilExit()
+  return Outcome(
+    status: process.terminationStatus, output: String(decoding: text, as: UTF8.self),
+    errors: String(decoding: complaint, as: UTF8.self))
+}
+
+/// A running qemu-nbd that exports a file as `vol` on a Unix socket.
+final class QemuNBD {
+  let address: TargetAddress
+  private let process = Process()
+
+  init(file: String, in directory: TemporaryDirectory, options: [String] = []) throws {
+    let socket = directory.path("q\(UInt32.random(in: 0...999_999)).sock")
+    address = .nbdUnix(socket: socket, export: "vol")
+    process.executableURL = URL(fileURLWithPath: installed("qemu-nbd") ?? "/usr/bin/qemu-nbd")
+    process.arguments = ["-k", socket, "-f", "raw", "-x", "vol", "-t"] + options + [file]
+    process.standardError = FileHandle.nullDevice
+    try process.run()
+    for _ in 0..<500 where !FileManager.default.fileExists(atPath: socket) { usleep(10_000) }
+  }
+
+  deinit {
+    process.terminate()
+    process.waitUntilExit()
+  }
+}
+
+/// A server of two connections that shakes hands correctly and then sends what the test wants.
+enum FalseServer {
+  /// Starts it; it ends with its connections.
+  ///
+  /// - Parameter answer: from one request (28 bytes) to what is sent back; `nil` closes.
+  static func start(
+    in directory: TemporaryDirectory, flags: UInt16,
+    answer: @escaping @Sendable ([UInt8]) -> [UInt8]?
+  ) throws -> TargetAddress {
+    let path = directory.path("false\(UInt32.random(in: 0...999_999)).sock")
+    let listener = try Listener(address: .unix(path: path))
+    for _ in 0..<2 {
+      let descriptor = dup(listener.descriptor)
+      Thread.detachNewThread {
+        let connection = accept(descriptor, nil, nil)
+        close(descriptor)
+        serve(connection, flags: flags, answer: answer)
+        close(connection)
+      }
+    }
+    return .nbdUnix(socket: path, export: "r0")
+  }
+
+  private static func serve(
+    _ connection: Int32, flags: UInt16, answer: ([UInt8]) -> [UInt8]?
+  ) {
+    func put(_ bytes: [UInt8]) { _ = send(connection, bytes, bytes.count, Int32(MSG_NOSIGNAL)) }
+    func take(_ count: Int) -> [UInt8]? {
+      var bytes = [UInt8](repeating: 0, count: count)
+      return recv(connection, &bytes, count, Int32(MSG_WAITALL)) == count ? bytes : nil
+    }
+    put(Array("NBDMAGICIHAVEOPT".utf8) + [0, 3])
+    guard take(4 + 16 + 10) != nil else { return }
+    let option: [UInt8] = [0, 3, 0xe8, 0x89, 0x04, 0x55, 0x65, 0xa9, 0, 0, 0, 7]
+    // An export of 1 MiB.
+    let size: [UInt8] = [0, 0, 0, 0, 0, 0x10, 0, 0]
+    put(option + [0, 0, 0, 3, 0, 0, 0, 12, 0, 0] + size + [UInt8(flags >> 8), UInt8(flags & 255)])
+    put(option + [0, 0, 0, 1, 0, 0, 0, 0])
+    while let request = take(28), let bytes = answer(request) { put(bytes) }
+  }
+}
