@@ -102,7 +102,11 @@ let package = Package(
         "BlockTypes", "Configuration", "Control", "Metadata", "BlockIO",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
       ], swiftSettings: strict),
-    .executableTarget(name: "ashlar-bench", dependencies: ["Bench"], swiftSettings: strict),
+    .executableTarget(
+      name: "ashlar-bench",
+      dependencies: [
+        "Bench", .product(name: "ArgumentParser", package: "swift-argument-parser"),
+      ], swiftSettings: strict),
     .executableTarget(
       name: "ashlar-sim",
       dependencies: [

@@ -75,12 +75,14 @@ struct EndToEndTests {
     let log = directory.path("log")
     var load = workload(.randrw, bs: 8192, depth: 16, ios: 5000)
     load.verifies = true
-    let session = try openSession(.raw(path: path), load, verification: .log(path: log))
-    _ = try session.measure(nil)
-    try session.readBack()
-    #expect(session.verification.checkedUnits > 1000)
-    #expect(session.verification.wrongUnits == 0)
-    session.close()
+    do {
+      // While it is open, its lock keeps the next one away.
+      let session = try openSession(.raw(path: path), load, verification: .log(path: log))
+      _ = try session.measure(nil)
+      try session.readBack()
+      #expect(session.verification.checkedUnits > 1000)
+      #expect(session.verification.wrongUnits == 0)
+    }
 
     let verify = ["verify", "raw:\(path)", "--log", log]
     #expect(try run(program, verify).status == 0)
@@ -108,11 +110,13 @@ struct EndToEndTests {
     let path = try file(1 << 20)
     let log = directory.path("log")
     let load = workload(.write, depth: 4, ios: 256)
-    let session = try openSession(.raw(path: path), load, verification: .log(path: log))
-    _ = try session.measure(nil)
-    let earlier = try Data(contentsOf: URL(fileURLWithPath: path))
-    _ = try session.measure(nil)
-    session.close()
+    var earlier = Data()
+    do {
+      let session = try openSession(.raw(path: path), load, verification: .log(path: log))
+      _ = try session.measure(nil)
+      earlier = try Data(contentsOf: URL(fileURLWithPath: path))
+      _ = try session.measure(nil)
+    }
     try earlier.write(to: URL(fileURLWithPath: path))
     let outcome = try run(program, ["verify", "raw:\(path)", "--log", log, "--json"])
     #expect(outcome.status == 2)
@@ -151,7 +155,6 @@ struct EndToEndTests {
       let pair = try PingPongPair(carrier, program: program)
       let latency = try pair.measure(durationNs: 50_000_000)
       #expect(latency.min > 0.5, "a round trip between two processes cannot be this short")
-      #expect(latency.p50 < 50_000)
     }
   }
 
@@ -268,7 +271,7 @@ struct NBDEndToEndTests {
   }
 
   private func error(
-    flags: UInt16 = 0x010D, depth: Int = 1, connections: Int = 1,
+    flags: UInt16 = 0x010D, depth: Int = 1, connections: Int = 1, closesAfter: Int = .max,
     _ answer: @escaping @Sendable ([UInt8]) -> [UInt8]?
   ) -> BenchError? {
     var load = Workload()
@@ -276,7 +279,9 @@ struct NBDEndToEndTests {
     load.connections = connections
     load.ioLimit = 100
     do throws(BenchError) {
-      guard let address = try? FalseServer.start(in: directory, flags: flags, answer: answer)
+      guard
+        let address = try? FalseServer.start(
+          in: directory, flags: flags, closesAfter: closesAfter, answer: answer)
       else { return .badTarget("", reason: "the server did not start") }
       _ = try openSession(address, load).measure(nil)
       return nil
@@ -322,8 +327,11 @@ struct NBDEndToEndTests {
       Issue.record("\(String(describing: closed))")
       return
     }
-    let count = Counter()
-    #expect(error { count.next() == 1 ? Self.reply($0, data: 100) : nil } != nil)
+    let cut = error(closesAfter: 1) { Self.reply($0, data: 100) }
+    guard case .connectionLost(_, errno: 0) = cut else {
+      Issue.record("\(String(describing: cut))")
+      return
+    }
   }
 
   @Test func severalConnectionsNeedTheServersPermission() throws {
@@ -331,16 +339,5 @@ struct NBDEndToEndTests {
     let refused = try #require(
       error(flags: 0x000D, depth: 2, connections: 2) { Self.reply($0) })
     #expect("\(refused)".contains("CAN_MULTI_CONN"))
-  }
-}
-
-/// Counts calls of a server's thread.
-private final class Counter: @unchecked Sendable {
-  // Only the server's one thread calls it.
-  private var value = 0
-
-  func next() -> Int {
-    value += 1
-    return value
   }
 }

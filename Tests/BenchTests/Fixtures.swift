@@ -60,7 +60,8 @@ final class QemuNBD {
   }
 
   deinit {
-    process.terminate()
+    // Not SIGTERM: a test runs on a thread that blocks it, and children inherit the mask.
+    kill(process.processIdentifier, SIGKILL)
     process.waitUntilExit()
   }
 }
@@ -69,19 +70,30 @@ final class QemuNBD {
 enum FalseServer {
   /// Starts it; it ends with its connections.
   ///
-  /// - Parameter answer: from one request (28 bytes) to what is sent back; `nil` closes.
+  /// - Parameters:
+  ///   - closesAfter: close after so many answers.
+  ///   - answer: from one request (28 bytes) to what is sent back; `nil` closes.
   static func start(
-    in directory: TemporaryDirectory, flags: UInt16,
+    in directory: TemporaryDirectory, flags: UInt16, closesAfter: Int = .max,
     answer: @escaping @Sendable ([UInt8]) -> [UInt8]?
   ) throws -> TargetAddress {
     let path = directory.path("false\(UInt32.random(in: 0...999_999)).sock")
-    let listener = try Listener(address: .unix(path: path))
+    let descriptor = socket(AF_UNIX, Int32(SOCK_STREAM.rawValue), 0)
+    var address = sockaddr_un()
+    address.sun_family = sa_family_t(AF_UNIX)
+    withUnsafeMutableBytes(of: &address.sun_path) { $0.copyBytes(from: path.utf8) }
+    let bound = withUnsafePointer(to: &address) {
+      $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+        bind(descriptor, $0, socklen_t(MemoryLayout<sockaddr_un>.size))
+      }
+    }
+    guard bound == 0, listen(descriptor, 2) == 0 else {
+      throw SystemError(call: "listen", errno: errno, path: path)
+    }
     for _ in 0..<2 {
-      let descriptor = dup(listener.descriptor)
       Thread.detachNewThread {
         let connection = accept(descriptor, nil, nil)
-        close(descriptor)
-        serve(connection, flags: flags, answer: answer)
+        serve(connection, flags: flags, closesAfter: closesAfter, answer: answer)
         close(connection)
       }
     }
@@ -89,7 +101,7 @@ enum FalseServer {
   }
 
   private static func serve(
-    _ connection: Int32, flags: UInt16, answer: ([UInt8]) -> [UInt8]?
+    _ connection: Int32, flags: UInt16, closesAfter: Int, answer: ([UInt8]) -> [UInt8]?
   ) {
     func put(_ bytes: [UInt8]) { _ = send(connection, bytes, bytes.count, Int32(MSG_NOSIGNAL)) }
     func take(_ count: Int) -> [UInt8]? {
@@ -103,6 +115,10 @@ enum FalseServer {
     let size: [UInt8] = [0, 0, 0, 0, 0, 0x10, 0, 0]
     put(option + [0, 0, 0, 3, 0, 0, 0, 12, 0, 0] + size + [UInt8(flags >> 8), UInt8(flags & 255)])
     put(option + [0, 0, 0, 1, 0, 0, 0, 0])
-    while let request = take(28), let bytes = answer(request) { put(bytes) }
+    var answers = 0
+    while answers < closesAfter, let request = take(28), let bytes = answer(request) {
+      put(bytes)
+      answers += 1
+    }
   }
 }

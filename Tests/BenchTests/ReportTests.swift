@@ -55,7 +55,7 @@ struct ReportTests {
     #expect(lines[0] == "randwrite, 4 KiB, depth 1; medians of 3 rounds of 10.0 s")
     #expect(lines.contains("write      1000    4.0  2.0   4.0  6.0   8.0   10.0    12.0"))
     #expect(lines.contains("  against   500    2.0  1.0   2.0  3.0   4.0    5.0     6.0"))
-    #expect(lines.contains("  ratio    2.00               2.00         2.00"))
+    #expect(lines.contains("  ratio    2.00              2.00       2.00"))
   }
 
   @Test func mediansAreOfEachFigure() {

@@ -121,7 +121,7 @@ struct VerificationTests {
     #expect(isRefused(4096, 131072))
     #expect(!isRefused(4096, 65536))
     var bytes = try Data(contentsOf: URL(fileURLWithPath: path))
-    for (offset, value) in [(0, UInt8(0)), (8, 9), (24, 1), (32, 0), (47, 0xFF), (44, 1)] {
+    for (offset, value) in [(0, UInt8(0)), (8, 9), (24, 1), (33, 0), (47, 0xFF), (44, 1)] {
       var bad = bytes
       bad[offset] = value
       try bad.write(to: URL(fileURLWithPath: path))
