@@ -25,6 +25,8 @@ struct BufferPool: ~Copyable {
   let regionBytes: Int
   /// Buffers in all classes.
   let count: Int
+  /// How often a buffer became free; for telling whether one did.
+  private(set) var freedCount: UInt64 = 0
   /// Set when the kernel did not let go at the end: the mapping stays.
   var isAbandoned = false
   private var firstFree: InlineArray<4, UInt32> = [.max, .max, .max, .max]
@@ -150,6 +152,7 @@ struct BufferPool: ~Copyable {
     unsafe slot.pointee.nextFree = firstFree[sizeClass]
     firstFree[sizeClass] = buffer.value
     freeCounts[sizeClass] += 1
+    freedCount &+= 1
   }
 
   /// The memory of a held buffer.

@@ -25,6 +25,8 @@ struct ReactorCore: ~Copyable {
   /// Events that need no completion of the kernel.
   var announced: FIFO<ReactorEvent>
 
+  /// An event that `wait` found and `nextEvent` has not delivered yet.
+  var foundEvent: ReactorEvent?
   /// Completions of the last `wait`, and how many of them were looked at.
   var completionCount = 0
   var completionIndex = 0

@@ -17,11 +17,29 @@ extension ReactorCore {
   }
 
   mutating func wait(until deadline: Instant) {
-    let everythingQueued = submitQueues()
-    guard completionIndex == completionCount else {
-      engine.submitOnly()
-      return
+    while true {
+      let everythingQueued = submitQueues()
+      guard completionIndex == completionCount, foundEvent == nil else {
+        engine.submitOnly()
+        return
+      }
+      let result = submitAndSleep(until: deadline, everythingQueued)
+      guard result > 0 else { return }
+      // A send that is done mostly concerns nobody, and it is done at once: without looking, each
+      // would cost the owner a turn in which nothing happened. But where a completion freed what an
+      // owner may wait for without an event, a buffer or its last operation, he gets his turn.
+      let freed = pool.freedCount
+      let leaving = leavingStreams
+      foundEvent = nextCompletionEvent()
+      let isQuiet = foundEvent == nil && pool.freedCount == freed && leavingStreams == leaving
+      guard isQuiet, operationsInFlight > 0, deadline > now else { return }
     }
+  }
+
+  /// Submits and waits: how many completions there are, or why there are none.
+  private mutating func submitAndSleep(
+    until deadline: Instant, _ everythingQueued: Bool
+  ) -> Int32 {
     var timeout = UInt64.max
     if !announced.isEmpty {
       timeout = 0
@@ -36,16 +54,29 @@ extension ReactorCore {
     completionIndex = 0
     completionCount = Int(max(result, 0))
     now = Self.clock()
-    guard result < 0 else { return }
+    guard result < 0 else { return result }
     precondition(Self.isPassing(result), "the kernel refused to wait")
     // Short of memory, and nothing completed that could free some: give it a moment, do not spin.
     if result == -EAGAIN || result == -EBUSY { usleep(1000) }
+    return result
   }
 
   mutating func nextEvent() -> ReactorEvent? {
-    while let event = announced.pop() {
+    if let event = foundEvent {
+      foundEvent = nil
       if isCurrent(event) { return event }
     }
+    while let event = announced.pop() {
+      if case .received(let stream, _) = event, streams.contains(stream.slot) {
+        unsafe streams.pointer(stream.slot.slot).pointee.announceIsQueued = false
+      }
+      if isCurrent(event) { return event }
+    }
+    return nextCompletionEvent()
+  }
+
+  /// Looks at completions until one is an event for the owner.
+  private mutating func nextCompletionEvent() -> ReactorEvent? {
     while completionIndex < completionCount {
       let completion = engine.completion(completionIndex)
       completionIndex += 1
@@ -82,19 +113,22 @@ extension ReactorCore {
     }
   }
 
-  /// Whether the owner still wants an announced event: not that of a stream it has closed.
-  private mutating func isCurrent(_ event: ReactorEvent) -> Bool {
+  /// Whether the owner still wants an event that was found earlier: not that of a stream it has
+  /// closed since, nor bytes of one it has paused.
+  private func isCurrent(_ event: ReactorEvent) -> Bool {
     switch event {
-    case .completion, .mailbox, .payload, .drained: return true
+    case .completion, .mailbox: return true
     case .received(let stream, _):
-      guard streams.contains(stream.slot) else { return false }
-      let state = unsafe streams.pointer(stream.slot.slot)
-      unsafe state.pointee.announceIsQueued = false
-      return unsafe state.pointee.state == .open && !state.pointee.isPaused
-    case .closed(let stream, _, _):
-      guard streams.contains(stream.slot) else { return false }
-      return unsafe streams.pointer(stream.slot.slot).pointee.state == .ended
+      guard let state = state(of: stream) else { return false }
+      return unsafe state == .open && !streams.pointer(stream.slot.slot).pointee.isPaused
+    case .payload(let stream, _), .drained(let stream, _): return state(of: stream) == .open
+    case .closed(let stream, _, _): return state(of: stream) == .ended
     }
+  }
+
+  private func state(of stream: StreamID) -> Stream.State? {
+    guard streams.contains(stream.slot) else { return nil }
+    return unsafe streams.pointer(stream.slot.slot).pointee.state
   }
 
   /// Moves queued work to the kernel's queue. `false` when not all of it found room there.

@@ -56,6 +56,7 @@ extension ReactorCore {
     unsafe state.pointee.payloadMemory = pool.address(
       of: buffer, offset: bufferOffset, length: length)
     unsafe state.pointee.payloadRemaining = Int(length)
+    unsafe state.pointee.payloadBytes = Int(length)
     queueReceive(stream.slot.slot)
     if unsafe state.pointee.fillPayloadFromWindow() { return true }
     unsafe state.pointee.payloadBuffer = buffer
@@ -104,8 +105,11 @@ extension ReactorCore {
     } else {
       guard unsafe !state.pointee.isPaused else { return true }
       unsafe state.pointee.compactWindow()
-      let room = unsafe state.pointee.windowCapacity - state.pointee.windowTail
+      var room = unsafe state.pointee.windowCapacity - state.pointee.windowTail
       guard room > 0 else { return true }
+      // After a large payload most likely comes another: take its header, and not a part of it that
+      // would have to be copied.
+      if unsafe state.pointee.expectsLargePayload { room = min(room, largePayloadHeaderBytes) }
       isQueued = unsafe engine.receive(
         state.pointee.descriptor, state.pointee.window + state.pointee.windowTail, UInt32(room),
         all: false, pollFirst: state.pointee.pollFirst, tag: tag)
@@ -138,12 +142,14 @@ extension ReactorCore {
       unsafe state.pointee.advancePayload(Int(result))
     } else {
       unsafe state.pointee.windowTail += Int(result)
+      unsafe state.pointee.expectsLargePayload = false
     }
     let tag = unsafe state.pointee.userTag
     if unsafe state.pointee.payloadBuffer != .none {
       guard unsafe state.pointee.fillPayloadFromWindow() else { return nil }
       unsafe pool.release(state.pointee.payloadBuffer)
       unsafe state.pointee.payloadBuffer = .none
+      unsafe state.pointee.expectsLargePayload = state.pointee.payloadBytes >= largePayloadBytes
       return .payload(stream: StreamID(id), tag: tag)
     }
     guard unsafe !state.pointee.isPaused else { return nil }

@@ -54,6 +54,9 @@ struct Stream: BitwiseCopyable {
   var payloadMemory: UnsafeMutableRawPointer
   var payloadBuffer: BufferID = .none
   var payloadRemaining = 0
+  var payloadBytes = 0
+  /// Whether the last thing received was a large payload.
+  var expectsLargePayload = false
 
   var ring: UnsafeMutableRawPointer
   var ringCapacity = 0
@@ -88,6 +91,12 @@ let vectorCount = 128
 
 /// Payload queued to one stream above which it is congested: eight of the largest requests.
 let payloadHighWater = 8 << 20
+
+/// A payload from this size on is likely followed by its like: sequential transfers, resync.
+let largePayloadBytes = 64 << 10
+
+/// What is received into the window after a large payload: several headers, little of a payload.
+let largePayloadHeaderBytes = 1 << 10
 
 extension Stream {
   /// Bytes received and not consumed.

@@ -370,6 +370,42 @@ struct StreamTests {
     }
   }
 
+  /// Sends that are done bring no event, but an owner who waits for a buffer must get his turn when one
+  /// of them frees it.
+  @Test(arguments: engines)
+  func freedBuffersEndTheWait(engine: EngineChoice) throws {
+    var reactor = try Reactor(options: smallOptions(engine))
+    let (mine, peer) = try makeSocketPair()
+    defer { close(peer) }
+    let stream = try reactor.open(mine, tag: 3)
+    var buffers: [BufferID] = []
+    for _ in 0..<4 { buffers.append(try reactor.buffer(1 << 20)) }
+    reactor.send(stream, payload: buffers[0], length: 4096)
+    reactor.release(buffers[0])
+    #expect(reactor.freeBuffers(holding: 1 << 20) == 0)
+    let start = reactor.now
+    reactor.wait(until: start.advanced(milliseconds: 3000))
+    #expect(reactor.nextEvent() == nil)
+    #expect(reactor.freeBuffers(holding: 1 << 20) == 1)
+    #expect(reactor.now.milliseconds(since: start) < 2000)
+  }
+
+  /// Bytes that were found before the owner paused the stream are announced after he resumed it.
+  @Test(arguments: engines)
+  func pausingBeforeTheEventKeepsTheBytes(engine: EngineChoice) throws {
+    var reactor = try Reactor(options: smallOptions(engine))
+    let (mine, peer) = try makeSocketPair()
+    defer { close(peer) }
+    let stream = try reactor.open(mine, tag: 3)
+    #expect(write(peer, "early", 5) == 5)
+    reactor.wait(until: reactor.now.advanced(milliseconds: 1000))
+    reactor.pauseReceiving(stream)
+    reactor.expectNothing(milliseconds: 5)
+    reactor.resumeReceiving(stream)
+    try reactor.expect(.received(stream: stream, tag: 3))
+    #expect(reactor.window(stream) == Array("early".utf8))
+  }
+
   /// The number of streams is bounded; a refused descriptor stays the caller's.
   @Test(arguments: engines)
   func streamSlotsAreBounded(engine: EngineChoice) throws {
