@@ -42,13 +42,15 @@ extension Replica {
     return command.deadline
   }
 
-  /// Primary, or the record that it will be is on its way to the disk and must not be overtaken.
+  /// The role when the record of it that is on its way to the disk has arrived. Another change of
+  /// the superblock must not overtake that record with the role before.
   var isOrBecomesPrimary: Bool {
-    if role == .primary { return true }
-    guard let command, case .primary = command.command, case .persisting = command.stage else {
-      return false
+    guard let command, case .persisting = command.stage else { return role == .primary }
+    switch command.command {
+    case .primary: return true
+    case .secondary, .shutdown: return false
+    case .connect, .disconnect, .detach, .invalidate: return role == .primary
     }
-    return true
   }
 
   /// Whether a handshake must wait because a command is changing what would be reported.
@@ -175,8 +177,8 @@ extension Replica {
   }
 
   private mutating func promoted() {
-    guard superblock != nil else {
-      // The disk failed before it could take this down: nothing is on record.
+    guard superblock?.diskState == .upToDate else {
+      // The disk failed before it could take this down, or is known to be Outdated by now.
       isForcing = false
       tellRole(role)
       return finish(.refused(.needUpToDateData))

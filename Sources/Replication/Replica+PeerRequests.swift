@@ -8,6 +8,10 @@ extension Replica {
     _ slot: Int, _ header: MessageHeader, _ control: UnsafeRawBufferPointer, _ buffer: BufferID
   ) {
     let isConnected = peers[slot].state == .connected
+    guard header.volume == 0 else {
+      releaseIfAny(buffer)
+      return protocolViolation(slot, header.type)
+    }
     switch header.type {
     case .state:
       guard let report = try? StateReport(parsing: control) else {

@@ -4,7 +4,7 @@
 /// bytes  0-3   magic "ASHL"
 ///        4     type            MessageType
 ///        5     flags           bit 0 FUA, bit 1 may unmap, others 0
-///        6-7   volume          volume number in the resource
+///        6-7   volume          0 in version 1
 ///        8-11  payload bytes   0 ... 1 MiB, what follows the header
 ///       12-15  CRC32C          of the 40 bytes with this field 0
 ///       16-23  id              chosen by the asker, echoed in the answer
@@ -93,7 +93,7 @@ public struct MessageHeader: Equatable, Sendable, BitwiseCopyable {
   public var forceUnitAccess = false
   /// Zeroes may be stored as a hole.
   public var mayUnmap = false
-  /// Volume number in the resource.
+  /// Volume number in the resource; 0 in version 1, which has a connection a volume.
   public var volume: UInt16 = 0
   /// Bytes that follow the header.
   public var payloadBytes: UInt32 = 0

@@ -196,6 +196,19 @@ import Wire
     #expect(rig.sent(.roleChanged)?.length == UInt64(Role.secondary.rawValue))
   }
 
+  /// The peer granted and then left as a Primary, which no correct peer does: what is on disk says
+  /// Outdated, so memory may not say UpToDate.
+  @Test func dataThatBecameOutdatedMeanwhileIsNotPromoted() {
+    let rig = Rig.connected()
+    let token = rig.command(.primary(force: false))
+    rig.receive(.promoteReply, id: rig.sent(.promoteRequest)?.id ?? 0, length: 1)
+    rig.receive(.goodbye, length: UInt64(Role.primary.rawValue))
+    rig.settle()
+
+    #expect(rig.replies[token] == .refused(.needUpToDateData))
+    #expect(rig.replica.role == .secondary && rig.replica.disk == .outdated)
+  }
+
   @Test func onlyOneCommandAtATime() {
     let rig = Rig.connected()
     rig.command(.primary(force: false))

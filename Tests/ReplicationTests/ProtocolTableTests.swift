@@ -228,6 +228,29 @@ enum MeetingPoint: String, CaseIterable, Sendable {
     rig.expectSettled()
   }
 
+  @Test func messageForAnotherVolumeClosesTheConnection() {
+    let rig = Rig.secondary()
+    var header = MessageHeader(.write, id: 1, length: 4096)
+    header.payloadBytes = 4096
+    header.volume = 1
+    rig.receive(header, buffer: rig.takeBuffer())
+
+    #expect(rig.peer.reason == .protocolError)
+    rig.expectSettled()
+  }
+
+  /// Golden numbers: they travel in `reject` and `verdict`.
+  @Test func numbersOfReasonsAndActionsAreStable() {
+    let told: [Reason] = [
+      .peerStandAlone, .protocolError, .wrongResource, .unknownNode, .noCommonVersion, .tieBreak,
+      .splitBrain, .unrelatedData, .bothPrimary, .primaryWouldBeTarget, .bothHoldUnshared,
+      .inconsistentAhead, .sizeMismatch,
+    ]
+    #expect(told.map(\.rawValue) == [6, 10, 11, 12, 13, 15, 17, 18, 19, 20, 21, 22, 23])
+    #expect(told.filter(\.isPermanent).map(\.rawValue) == Array(17...23))
+    #expect(Action.allCases.map(\.rawValue) == [0, 1, 2, 3])
+  }
+
   @Test func pingIsAnswered() {
     let rig = Rig.connected()
     rig.receive(.ping)

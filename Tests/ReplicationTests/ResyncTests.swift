@@ -198,6 +198,29 @@ import Wire
     #expect(rig.replication == .established)
   }
 
+  /// A role change that is on its way to the disk must not be overtaken by the end of a resync that
+  /// still believes in the old role: neither clean over dirty, nor the other way round.
+  @Test(arguments: [true, false])
+  func endOfTheResyncKeepsTheRecordOfARoleChange(promotes: Bool) {
+    let rig =
+      promotes
+      ? Rig.connected(superblock(.upToDate, lineage(1, 2)), to: peerReport(.upToDate, lineage(1)))
+      : Rig.source()
+    let token = rig.command(promotes ? .primary(force: false) : .secondary(heldOpen: false))
+    if promotes {
+      rig.receive(.promoteReply, id: rig.sent(.promoteRequest)?.id ?? 0, length: 1)
+    }
+    rig.settleDisk()
+    #expect(rig.superblockIsPending && rig.replies[token] == nil)
+
+    rig.drainSource()
+    rig.settle()
+
+    #expect(rig.replies[token] == .done)
+    #expect(rig.durable.last?.dirty == promotes)
+    #expect(rig.durable.last?.wasPrimary == promotes)
+  }
+
   @Test func cutAfterTheEndWasToldBeginsANewGeneration() {
     let rig = Rig.source()
     rig.drainSource()
