@@ -35,6 +35,7 @@ struct Peer: BitwiseCopyable {
   var retryAt = Instant.never
   var retryPauseMs: UInt64 = 0
   var handshakeDeadline = Instant.never
+  var connectedAt = Instant(nanoseconds: 0)
 
   /// Connections to this peer that were lost in this run.
   var epoch: UInt64 = 0

@@ -197,6 +197,9 @@ extension Replica {
     peers[slot].retryPauseMs = min(doubled, options.connectIntervalMs)
   }
 
+  /// A connection that lived so long has worked: longer than the first few pauses between dials.
+  private static var workingMs: UInt64 { 1_000 }
+
   /// Gives up the agreed connection. Permanent reasons and commands lead to StandAlone.
   mutating func loseConnection(_ slot: Int, _ reason: Reason) {
     if let connection = peers[slot].connection { effects.push(.close(connection)) }
@@ -204,10 +207,13 @@ extension Replica {
     peers[slot].connection = nil
     peers[slot].dialed = nil
     guard peers[slot].state != .standAlone else { return }
-    let wasEstablished = peers[slot].state == .connected
+    let worked =
+      peers[slot].state == .connected
+      && now.milliseconds(since: peers[slot].connectedAt) >= Self.workingMs
     peers[slot].epoch += 1
-    // A connection that worked is retried at once; a handshake that fails is not hammered.
-    if wasEstablished || reason == .renegotiate { peers[slot].retryPauseMs = 0 }
+    // A connection that worked is retried at once. A handshake that fails is not hammered, nor one
+    // that ends soon each time: an unreadable block ends a resync again and again.
+    if worked || reason == .renegotiate { peers[slot].retryPauseMs = 0 }
     let staysDown = reason.isPermanent || reason == .byCommand || reason == .shutdown
     become(slot, staysDown ? .standAlone : .connecting, reason)
     forgetPeerState(slot)

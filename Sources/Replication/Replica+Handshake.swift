@@ -155,7 +155,7 @@ extension Replica {
     else { return }
     guard decision.action.mirrored == theirs else { return loseConnection(slot, .disagreement) }
     become(slot, .connected, .none)
-    peers[slot].retryPauseMs = 0
+    peers[slot].connectedAt = now
     become(slot, peerDisk: peerDisk(after: decision, report))
     switch decision.action {
     case .noSync:

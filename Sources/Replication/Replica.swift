@@ -208,8 +208,10 @@ public struct Replica: ~Copyable {
   /// be forgotten.
   mutating func finishStep() {
     continueQuiescing()
-    advanceCommand()
-    continueQuiescing()
+    if command != nil {
+      advanceCommand()
+      continueQuiescing()
+    }
     if !waiting.isEmpty { startWaiting() }
     if versionWanted > versionDurable, !superblockIsBeingWritten, superblock != nil {
       superblockIsBeingWritten = true

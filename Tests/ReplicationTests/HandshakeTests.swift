@@ -36,6 +36,24 @@ import Wire
     #expect(rig.peer.reason == .peerUnreachable)
   }
 
+  /// What ends each connection soon, such as an unreadable block under a resync, must not make the
+  /// two reconnect as fast as they can; what worked for a while is retried at once.
+  @Test func connectionsThatEndSoonBackOff() {
+    let rig = Rig.connected()
+    var pauses: [UInt64] = []
+    for _ in 0..<4 {
+      rig.breakConnection()
+      pauses.append(rig.replica.nextDeadline.milliseconds(since: rig.now))
+      rig.dialAndGreetAgain()
+      rig.shakeHands(peerReport())
+    }
+    rig.advance(milliseconds: 1_000)
+    rig.breakConnection()
+    pauses.append(rig.replica.nextDeadline.milliseconds(since: rig.now))
+
+    #expect(pauses == [100, 200, 400, 800, 0])
+  }
+
   @Test func standAloneRefusesAHello() {
     let rig = Rig()
     let connection = rig.newConnection()
