@@ -1,4 +1,5 @@
 /// Whole runs from seeds: equal seeds do equal things, planted bugs are found, promises are kept.
+import Replication
 import Testing
 
 @testable import Simulation
