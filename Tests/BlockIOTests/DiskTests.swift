@@ -174,6 +174,30 @@ struct DiskTests {
     }
   }
 
+  /// A transfer that the kernel does in pieces is continued where it stopped. Disks do that rarely; a
+  /// pipe does it always.
+  @Test func shortTransfersAreContinued() throws {
+    var ends: [Int32] = [0, 0]
+    try #require(pipe(&ends) == 0)
+    defer { for end in ends { close(end) } }
+    var reactor = try Reactor(options: smallOptions(.ioUring))
+    let content = pattern(200_000, seed: 6)
+    let source = try reactor.buffer(200_000)
+    reactor.fill(source, content)
+    let target = try reactor.buffer(200_512)
+    reactor.diskRead(
+      ends[0], into: target, bufferOffset: 512, length: 200_000, at: 0, tag: 1)
+    reactor.expectNothing(milliseconds: 2)
+    reactor.diskWrite(ends[1], from: source, length: 200_000, at: 0, tag: 2)
+    var completed: Set<UInt64> = []
+    while completed.count < 2 {
+      guard case .completion(let tag, let result) = try reactor.awaitEvent() else { continue }
+      #expect(result == 200_000)
+      completed.insert(tag)
+    }
+    #expect(reactor.bytes(target, 512..<200_512) == content)
+  }
+
   /// A queue that is shorter than what one turn asks for is emptied in between, and completions
   /// that do not fit into their queue are not lost.
   @Test func tinyQueuesLoseNothing() throws {
