@@ -39,7 +39,7 @@ final class Cluster {
   private var environment: [String: String] { ["ASHLAR_CONFIG": configuration.path] }
   private var configuration: URL { directory.appending(path: "ashlar.conf") }
 
-  fileprivate init(sizeMiB: Int, net: String) throws {
+  fileprivate init(sizeMiB: Int, net: String, disk: String) throws {
     let name = UUID().uuidString.prefix(8)
     directory = Machine.package.appending(path: ".build/integration/\(name)")
     runDirectory = URL(filePath: "/tmp/ashlar-\(name)")
@@ -64,6 +64,7 @@ final class Cluster {
     let text = """
       resource \(resource) {
         net { protocol C; \(net) }
+        disk { \(disk) }
         options { size 2; min-size 1; }
       \(sections.joined(separator: "\n"))
       }
@@ -212,9 +213,9 @@ final class Cluster {
 
 /// Makes a cluster, brings its volume up, runs the test and takes everything away.
 func withCluster(
-  sizeMiB: Int = 64, net: String = "", _ test: (Cluster) throws -> Void
+  sizeMiB: Int = 64, net: String = "", disk: String = "", _ test: (Cluster) throws -> Void
 ) throws {
-  let cluster = try Cluster(sizeMiB: sizeMiB, net: net)
+  let cluster = try Cluster(sizeMiB: sizeMiB, net: net, disk: disk)
   defer { cluster.remove() }
   do {
     try cluster.bringUp()
