@@ -4,6 +4,12 @@
 # are compared took turns.
 # shellcheck shell=bash
 
+# Ends the program when one of these is not installed.
+need_programs() {
+  local program
+  for program in "$@"; do have "$program" || die "$program is missing: run tools/setup"; done
+}
+
 # The middle of the numbers on standard input, or the mean of the two middle ones.
 median() {
   sort -g | awk '{ v[NR] = $1 } END {
