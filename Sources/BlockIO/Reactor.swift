@@ -52,6 +52,11 @@ extension Reactor {
   /// The next thing that happened; `nil` when it is time to `wait` again.
   public mutating func nextEvent() -> ReactorEvent? { unsafe core.pointee.nextEvent() }
 
+  /// Disk operations, accepts and connects that may still be begun; beyond it they trap.
+  public var freeOperations: Int {
+    unsafe core.pointee.operations.capacity - core.pointee.operations.count
+  }
+
   /// What the reactor still works on. 0 once all streams are closed and everything has completed.
   public var operationsInFlight: Int { unsafe core.pointee.operationsInFlight }
 }

@@ -127,6 +127,11 @@ extension Volume {
       &open, reactor.memory(of: open.copies.0),
       reactor.memory(of: open.copies.1))
     disk = open
+    guard !isLeaving else {
+      detachDisk(&reactor)
+      reports.append(.attachFailed(token: token, .cannotOpen("the resource is being taken down")))
+      return
+    }
     switch outcome {
     case .success(let block):
       replica.attach(block, token: token, at: reactor.now, entropy: entropy.next())
@@ -195,7 +200,9 @@ extension Volume {
   }
 
   mutating func closeDiskIfIdle(_ reactor: inout Reactor) {
-    guard diskOperations == 0, let open = disk, open.isDetached else { return }
+    guard diskOperations == 0, starvedEffects.isEmpty, let open = disk, open.isDetached else {
+      return
+    }
     reactor.release(open.copies.0)
     reactor.release(open.copies.1)
     disk = nil

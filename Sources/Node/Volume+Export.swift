@@ -56,6 +56,7 @@ extension Volume {
   /// Whether the kernel has let go of everything, so that the volume can be freed.
   var isIdle: Bool {
     guard diskOperations == 0, dialsInFlight == 0, !isAccepting, disk == nil else { return false }
+    guard replica.clientRequestCount == 0 else { return false }
     for index in 0..<links.count where links[index] != nil { return false }
     return true
   }

@@ -13,14 +13,20 @@ extension Volume {
   static var sendBytes: Int { 256 << 10 }
   /// How long a closing link may take to send what is queued. Milliseconds.
   static var closeMs: UInt64 { 2_000 }
+  /// How long a dial may take. Milliseconds.
+  static var dialMs: UInt64 { 5_000 }
+  /// Pause after a failed accept: out of descriptors or memory, at once it would only fail again.
+  static var acceptPauseMs: UInt64 { 100 }
 
   mutating func startAccepting(_ reactor: inout Reactor) {
     isAccepting = true
+    acceptRetry = .never
     reactor.accept(listener.descriptor, tag: NodeTag(.accept, volume: index).value)
   }
 
   mutating func stopAccepting(_ reactor: inout Reactor) {
-    reactor.cancel(tag: NodeTag(.accept, volume: index).value)
+    acceptRetry = .never
+    if isAccepting { reactor.cancel(tag: NodeTag(.accept, volume: index).value) }
   }
 
   mutating func accepted(
@@ -31,23 +37,52 @@ extension Volume {
       isAccepting = false
       return
     }
+    guard result >= 0 else {
+      isAccepting = false
+      acceptRetry = reactor.now.advanced(milliseconds: Self.acceptPauseMs)
+      return
+    }
     startAccepting(&reactor)
-    guard result >= 0 else { return }
     guard let connection = openLink(result, &reactor) else { return }
     step(.accepted(connection), &reactor, &server)
   }
 
   mutating func dial(_ peer: Int, _ reactor: inout Reactor) {
     dialsInFlight += 1
-    reactor.connect(
-      peerAddresses[peer],
-      tag: NodeTag(.connect, volume: index, id: SlotID(slot: UInt32(peer), generation: 0)).value)
+    dialDeadlines[peer] = reactor.now.advanced(milliseconds: Self.dialMs)
+    reactor.connect(peerAddresses[peer], tag: dialTag(peer))
+  }
+
+  private func dialTag(_ peer: Int) -> UInt64 {
+    NodeTag(.connect, volume: index, id: SlotID(slot: UInt32(peer), generation: 0)).value
+  }
+
+  /// Cancels the dials whose time is over; each completes as a failed one.
+  mutating func giveUpDials(before now: Instant, _ reactor: inout Reactor) {
+    for peer in 0..<dialDeadlines.count {
+      guard dialDeadlines[peer] != .never, dialDeadlines[peer] <= now else { continue }
+      dialDeadlines[peer] = .never
+      reactor.cancel(tag: dialTag(peer))
+    }
+  }
+
+  /// Cancels all dials.
+  mutating func stopDialing(_ reactor: inout Reactor) {
+    for peer in 0..<dialDeadlines.count where dialDeadlines[peer] != .never {
+      dialDeadlines[peer] = .never
+      reactor.cancel(tag: dialTag(peer))
+    }
   }
 
   mutating func connected(
     _ peer: Int, _ result: Int32, _ reactor: inout Reactor, _ server: inout NBDServer
   ) {
     dialsInFlight -= 1
+    dialDeadlines[peer] = .never
+    guard !isLeaving else {
+      if result >= 0 { _ = Glibc.close(result) }
+      return
+    }
     guard result >= 0, let connection = openLink(result, &reactor) else {
       return step(.dialFailed(peer: peer), &reactor, &server)
     }
@@ -119,6 +154,11 @@ extension Volume {
       case .message(let header, let controlBytes):
         deliver(index, header, controlBytes, &reactor, &server)
       case .data(let header):
+        guard replica.expectsData(on: link.connection) else {
+          reports.append(.warning("peer connection: data before the handshake; closing it"))
+          drop(index, &reactor)
+          return step(.closed(link.connection), &reactor, &server)
+        }
         links[index]?.header = header
         guard startPayload(index, header, &reactor) else { return }
         deliverData(index, &reactor, &server)
@@ -183,7 +223,7 @@ extension Volume {
     _ connection: ConnectionID, _ header: MessageHeader, _ buffer: BufferID,
     _ reactor: inout Reactor
   ) {
-    guard let link = link(of: connection) else { return }
+    guard let link = link(of: connection), link.closeBy == .never else { return }
     unsafe header.encode(into: scratch)
     unsafe reactor.send(
       link.stream,
@@ -196,7 +236,7 @@ extension Volume {
   mutating func sendControl(
     _ connection: ConnectionID, _ message: ControlMessage, _ reactor: inout Reactor
   ) {
-    guard let link = link(of: connection) else { return }
+    guard let link = link(of: connection), link.closeBy == .never else { return }
     let count = unsafe replica.encode(message, for: connection, into: scratch)
     // The core gave the connection up in the same step: there is nothing to say on it.
     guard count > 0 else { return }
@@ -227,9 +267,5 @@ extension Volume {
     if links[index]?.isStarved == true { starvedLinks -= 1 }
     if let closeBy = links[index]?.closeBy, closeBy != .never { closingLinks -= 1 }
     links[index] = nil
-  }
-
-  mutating func dropAllLinks(_ reactor: inout Reactor) {
-    for index in 0..<links.count { drop(index, &reactor) }
   }
 }

@@ -59,11 +59,17 @@ struct Volume: ~Copyable {
   var starvedLinks = 0
   /// Resync reads that wait for a buffer.
   var starvedServes: FIFO<StarvedServe>
+  /// Disk effects that wait for a free operation of the reactor, which all volumes share.
+  var starvedEffects: FIFO<Effect>
   /// The buffer of each resync read in flight, by the core's slot.
   var serveBuffers: FixedArray<BufferID>
   var diskOperations = 0
   var dialsInFlight = 0
+  /// When the dial to each peer is given up; the kernel's own patience is minutes.
+  var dialDeadlines: FixedArray<Instant>
   var isAccepting = false
+  /// When a failed accept is tried again.
+  var acceptRetry = Instant.never
   var counters = VolumeCounters()
   var reports: [VolumeReport] = []
   var entropy: Entropy
@@ -73,7 +79,18 @@ struct Volume: ~Copyable {
   var wantsPrimary = false
   /// Forgotten as soon as nothing is in flight.
   var isLeaving = false
+  /// The node ends, and this volume could not be left yet: a command was under way.
+  var wantsShutdown = false
+  /// The node ends, and this volume could not be left in time.
+  var couldNotLeave = false
   let scratch: UnsafeMutableRawBufferPointer
+
+  /// Operations of the reactor that disk effects leave free: an accept, dials and superblocks of
+  /// every volume.
+  static var operationReserve: Int { 1024 }
+  /// Buffers of each size that reads for a peer leave free for what peers send. Two nodes that
+  /// resync from each other would otherwise wait for each other's buffers.
+  static var serveReserve: UInt32 { 8 }
 
   struct StarvedServe: BitwiseCopyable {
     var id: SlotID
@@ -96,8 +113,10 @@ struct Volume: ~Copyable {
     replica = Replica(options: options)
     serveBuffers = FixedArray(count: replica.requestCapacity) { _ in .none }
     links = FixedArray(count: PeerLink.limit) { _ in nil }
+    dialDeadlines = FixedArray(count: peerHosts.count) { _ in .never }
+    starvedEffects = FIFO(capacity: replica.requestCapacity, filler: .writeSuperblock)
     starvedServes = FIFO(
-      capacity: 256,
+      capacity: replica.requestCapacity,
       filler: StarvedServe(
         id: SlotID(slot: 0, generation: 0), range: ByteRange(start: 0, end: 0)))
     entropy = Entropy(seed: seed)
@@ -177,6 +196,13 @@ struct Volume: ~Copyable {
   }
 
   private mutating func carryOutOnDisk(_ effect: Effect, _ reactor: inout Reactor) {
+    guard starvedEffects.isEmpty, reactor.freeOperations > Self.operationReserve else {
+      return starvedEffects.push(effect)
+    }
+    beginOnDisk(effect, &reactor)
+  }
+
+  private mutating func beginOnDisk(_ effect: Effect, _ reactor: inout Reactor) {
     guard let open = disk else {
       preconditionFailure("the core uses no disk that is not attached")
     }
@@ -215,7 +241,7 @@ struct Volume: ~Copyable {
   private mutating func serve(
     _ id: SlotID, _ range: ByteRange, _ descriptor: Int32, _ reactor: inout Reactor
   ) {
-    guard let buffer = reactor.allocate(UInt32(range.length)) else {
+    guard let buffer = reactor.allocate(UInt32(range.length), reserve: Self.serveReserve) else {
       starvedServes.push(StarvedServe(id: id, range: range))
       return
     }
@@ -226,8 +252,17 @@ struct Volume: ~Copyable {
       descriptor, into: buffer, length: UInt32(range.length), at: range.start, tag: tag(id))
   }
 
-  /// Tries again what waited for buffers. Called once a turn.
+  /// Whether something waits for what another volume or a client may give back at any time.
+  var isStarved: Bool {
+    starvedLinks > 0 || !starvedServes.isEmpty || !starvedEffects.isEmpty
+  }
+
+  /// Tries again what waited for operations or buffers. Called once a turn.
   mutating func retryStarved(_ reactor: inout Reactor, _ server: inout NBDServer) {
+    while !starvedEffects.isEmpty, reactor.freeOperations > Self.operationReserve {
+      guard let effect = starvedEffects.pop() else { break }
+      beginOnDisk(effect, &reactor)
+    }
     for _ in 0..<starvedServes.count {
       guard let waiting = starvedServes.pop() else { break }
       guard let open = disk else {
@@ -248,7 +283,10 @@ struct Volume: ~Copyable {
   // MARK: Time
 
   var nextDeadline: Instant {
-    var deadline = replica.nextDeadline
+    var deadline = min(replica.nextDeadline, acceptRetry)
+    if dialsInFlight > 0 {
+      for peer in 0..<dialDeadlines.count { deadline = min(deadline, dialDeadlines[peer]) }
+    }
     guard closingLinks > 0 else { return deadline }
     for index in 0..<links.count { deadline = min(deadline, links[index]?.closeBy ?? .never) }
     return deadline
@@ -256,6 +294,8 @@ struct Volume: ~Copyable {
 
   mutating func tick(_ reactor: inout Reactor, _ server: inout NBDServer) {
     if reactor.now >= replica.nextDeadline { step(.tick, &reactor, &server) }
+    if reactor.now >= acceptRetry, !isLeaving { startAccepting(&reactor) }
+    if dialsInFlight > 0 { giveUpDials(before: reactor.now, &reactor) }
     guard closingLinks > 0 else { return }
     for index in 0..<links.count {
       guard let link = links[index], link.closeBy != .never else { continue }

@@ -43,11 +43,22 @@ extension Replica {
   /// Requests of clients that are under way or wait.
   public var clientRequestCount: Int { clientRequests }
 
+  /// Whether a command is under way: another one would be refused as transient.
+  public var hasCommand: Bool { command != nil }
+
   /// Requests of all kinds that are under way or wait. 0 when the replica is at rest.
   public var requestCount: Int { requests.count }
 
   /// Slots for requests: the `slot` of every disk effect is below this.
   public var requestCapacity: Int { requests.capacity }
+
+  /// Whether data may come on this connection: a buffer is given to agreed peers only.
+  public func expectsData(on connection: ConnectionID) -> Bool {
+    for slot in 0..<peers.count where peers[slot].connection == connection {
+      return peers[slot].state == .connected
+    }
+    return false
+  }
 
   /// Whether new client writes wait for a handshake to end.
   public var isSuspended: Bool { isFrozen }
