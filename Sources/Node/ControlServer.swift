@@ -1,7 +1,8 @@
 /// The control socket: one JSON object a line each way, on SwiftNIO, away from the reactor's
 /// thread.
 ///
-/// Bounds: 32 connections, 64 KiB a request, 60 s without a request closes a connection.
+/// Bounds: 32 connections, 64 KiB a request, 64 requests of a connection that are not answered;
+/// 60 s without a request closes a connection.
 import Control
 import Logging
 import NIOCore
@@ -85,6 +86,11 @@ private final class ControlHandler: ChannelInboundHandler {
   typealias OutboundOut = ByteBuffer
 
   private let handler: RequestHandler
+  /// Requests whose answers have not been sent. Touched on the connection's event loop only.
+  private var unanswered = 0
+
+  /// Requests a client may send ahead. One that goes beyond reads no answers, or wants no good.
+  private static let unansweredLimit = 64
 
   init(handler: @escaping RequestHandler) { self.handler = handler }
 
@@ -98,8 +104,16 @@ private final class ControlHandler: ChannelInboundHandler {
       return
     }
     let channel = context.channel
+    guard unanswered < Self.unansweredLimit, channel.isWritable else {
+      return context.close(promise: nil)
+    }
+    unanswered += 1
+    let bound = NIOLoopBound(self, eventLoop: channel.eventLoop)
     handler(request) { reply in
-      channel.eventLoop.execute { Self.write(reply, channel) }
+      channel.eventLoop.execute {
+        bound.value.unanswered -= 1
+        Self.write(reply, channel)
+      }
     }
   }
 

@@ -5,6 +5,7 @@ import Configuration
 import Control
 import Exports
 import Glibc
+import Metadata
 import Replication
 
 extension NodeLoop {
@@ -68,7 +69,7 @@ extension NodeLoop {
       give(.secondary(heldOpen: isOpen(slot)), slot, handler)
     case .invalidate: give(.invalidate, slot, handler)
     case .netOptions, .diskOptions, .resourceOptions:
-      guard let configuration = request.configuration else {
+      guard let configuration = request.configuration, configuration.isSound else {
         return handler(ControlReply(refusing: .invalidRequest, object: request.resource ?? ""))
       }
       unsafe volume.pointee.changeOptions(to: configuration, for: request.command)
@@ -124,6 +125,15 @@ extension NodeLoop {
 
   // MARK: Up and down
 
+  /// Whether the volume of that name was taken down and its disk has not let go of everything.
+  private func isStillLeaving(_ name: String) -> Bool {
+    for slot in 0..<volumeEnd {
+      guard let volume = unsafe volumes[slot], unsafe volume.pointee.isLeaving else { continue }
+      if unsafe volume.pointee.configuration.name == name { return true }
+    }
+    return false
+  }
+
   private mutating func up(
     _ request: ControlRequest, _ handler: @escaping ReplyHandler, wantsPrimary: Bool
   ) {
@@ -132,6 +142,9 @@ extension NodeLoop {
         ControlReply(refusing: .invalidRequest, object: request.resource ?? "up"))
     }
     let name = configuration.name
+    guard configuration.isSound, request.resource == nil || request.resource == name else {
+      return handler(ControlReply(refusing: .invalidRequest, object: name))
+    }
     guard slot(of: name) == nil else {
       return handler(ControlReply(refusing: .resourceExists, object: name))
     }
@@ -140,6 +153,12 @@ extension NodeLoop {
         ControlReply(
           exitCode: 1,
           standardError: ["'\(name)' not defined in your config (for this host)."]))
+    }
+    guard !isStillLeaving(name) else {
+      return handler(
+        ControlReply(
+          refusing: Control.Refusal.transient.with(
+            "it is still being taken down; try again"), object: name))
     }
     var free: Int?
     for slot in unsafe (0..<volumes.count).reversed() where unsafe volumes[slot] == nil {
@@ -209,19 +228,29 @@ extension NodeLoop {
   private mutating func terminate(_ handler: @escaping ReplyHandler) {
     guard !isTerminating else { return }
     isTerminating = true
+    terminateBy = reactor.now.advanced(milliseconds: Self.terminateMs)
     server.stopListening(reactor: &reactor)
     server.closeSessions(of: nil, reactor: &reactor)
-    for slot in 0..<volumeEnd {
-      guard let volume = unsafe volumes[slot] else { continue }
-      unsafe volume.pointee.wantsPrimary = false
-      let token = register(.terminate, slot) { _ in }
-      unsafe volume.pointee.step(.command(.shutdown, token: token), &reactor, &server)
-    }
+    for slot in 0..<volumeEnd { shutDown(slot) }
     terminateHandler = handler
   }
 
+  /// Asks a volume to end cleanly.
+  private mutating func shutDown(_ slot: Int) {
+    guard let volume = unsafe volumes[slot], unsafe !volume.pointee.isLeaving else { return }
+    unsafe volume.pointee.wantsPrimary = false
+    unsafe volume.pointee.wantsShutdown = false
+    let token = register(.terminate, slot) { _ in }
+    unsafe volume.pointee.step(.command(.shutdown, token: token), &reactor, &server)
+  }
+
   mutating func finishTerminating() {
-    guard finishedVolumes(), server.isIdle, let handler = terminateHandler else { return }
+    guard let handler = terminateHandler else { return }
+    if reactor.now >= terminateBy {
+      options.log(.error, "a disk or a client did not let go in time; ending all the same")
+    } else {
+      guard finishedVolumes(), server.isIdle else { return }
+    }
     terminateHandler = nil
     isStopped = true
     handler(ControlReply())
@@ -230,6 +259,15 @@ extension NodeLoop {
   // MARK: Ends of commands
 
   mutating func resolve(_ token: UInt64, _ result: CommandResult) {
+    resolveReply(token, result)
+    guard isTerminating else { return }
+    for slot in 0..<volumeEnd {
+      guard let volume = unsafe volumes[slot], unsafe volume.pointee.wantsShutdown else { continue }
+      if unsafe !volume.pointee.replica.hasCommand { shutDown(slot) }
+    }
+  }
+
+  private mutating func resolveReply(_ token: UInt64, _ result: CommandResult) {
     guard let reply = pending.removeValue(forKey: token),
       let volume = unsafe volumes[reply.volume]
     else { return }
@@ -241,14 +279,17 @@ extension NodeLoop {
       let token = register(.silent, reply.volume) { _ in }
       unsafe volume.pointee.step(.command(.connect, token: token), &reactor, &server)
     case (.upAttach, .refused(let refusal)):
-      leave(reply.volume)
-      reply.handler(Self.refused(refusal, name))
+      leave(reply.volume, Self.refused(refusal, name), reply.handler)
     case (.down, .done):
-      leave(reply.volume)
-      reply.handler(ControlReply())
-    case (.terminate, _):
-      // A volume that could not be left cleanly stays dirty on disk: that is what it is.
-      leave(reply.volume)
+      leave(reply.volume, ControlReply(), reply.handler)
+    case (.terminate, .done): leave(reply.volume, ControlReply(), reply.handler)
+    case (.terminate, .refused(.transient)):
+      // The command that is under way ends within its own time.
+      unsafe volume.pointee.wantsShutdown = true
+    case (.terminate, .refused(let refusal)):
+      // It stays dirty on disk: that is what it is.
+      options.log(.error, "\(name): could not be left cleanly: \(refusal.text)")
+      unsafe volume.pointee.couldNotLeave = true
     case (.silent, .refused(let refusal)):
       options.log(.warning, "\(name): \(refusal.text)")
     case (.plain, .refused(let refusal)), (.down, .refused(let refusal)):
@@ -260,14 +301,22 @@ extension NodeLoop {
     ControlReply(refusing: refusal.control, object: name)
   }
 
-  /// Lets go of everything of a volume; its memory is freed when the kernel has.
-  private mutating func leave(_ slot: Int) {
-    guard let volume = unsafe volumes[slot] else { return }
-    if unsafe volume.pointee.exportSlot != nil {
+  /// Lets go of everything of a volume; its memory is freed, and the answer given, when the kernel
+  /// has let go, too.
+  private mutating func leave(
+    _ slot: Int, _ reply: ControlReply, _ handler: @escaping ReplyHandler
+  ) {
+    guard let volume = unsafe volumes[slot] else { return handler(reply) }
+    let deadline = reactor.now.advanced(milliseconds: Self.farewellMs)
+    farewells[slot] = Farewell(reply: reply, deadline: deadline, handler: handler)
+    if let export = unsafe volume.pointee.exportSlot {
+      // Who came while the volume was being left must not stay with an export that is gone.
+      server.closeSessions(of: export, reactor: &reactor)
       _ = server.removeExport(named: unsafe volume.pointee.configuration.name)
     }
     unsafe volume.pointee.isLeaving = true
     unsafe volume.pointee.stopAccepting(&reactor)
+    unsafe volume.pointee.stopDialing(&reactor)
     unsafe volume.pointee.detachDisk(&reactor)
   }
 
@@ -276,9 +325,25 @@ extension NodeLoop {
       let volume = unsafe volumes[reply.volume]
     else { return }
     let name = unsafe volume.pointee.configuration.name
-    if reply.kind == .upAttach { leave(reply.volume) }
-    reply.handler(failure.reply(name))
+    if reply.kind == .upAttach, unsafe !volume.pointee.isLeaving {
+      leave(reply.volume, failure.reply(name), reply.handler)
+    } else {
+      reply.handler(failure.reply(name))
+    }
     for line in failure.reply(name).standardError { options.log(.error, "\(name): \(line)") }
+  }
+}
+
+extension ResourceConfiguration {
+  /// Whether the core can run it. The parser's values are; the control socket takes anything.
+  var isSound: Bool {
+    let nameBytes = name.utf8.count
+    guard nameBytes > 0, nameBytes <= Superblock.nameLimit else { return false }
+    guard !hosts.isEmpty, hosts.count <= Superblock.peerSlotLimit else { return false }
+    guard Set(hosts.map(\.nodeID)).count == hosts.count else { return false }
+    guard Set(hosts.map(\.name)).count == hosts.count else { return false }
+    return net.koCount > 0 && net.timeoutTenths > 0 && net.pingTimeoutTenths > 0
+      && net.pingIntervalSeconds > 0 && net.connectIntervalSeconds > 0
   }
 }
 

@@ -45,9 +45,22 @@ struct NodeLoop: ~Copyable {
   var isTerminating = false
   var isStopped = false
   var terminateHandler: ReplyHandler?
+  /// When the end is not waited for any longer.
+  var terminateBy = Instant.never
+  /// Answers to `down` and to an `up` that failed, by volume slot: given when the volume is gone,
+  /// so that its disk and address are free for whoever waits for the answer.
+  var farewells: [Int: Farewell] = [:]
 
   /// Volumes one node can have: slots are 8 bits in the tags.
   static let volumeLimit = 128
+  /// Client requests in all cores together: each core takes as many, so none can get too many.
+  static let clientRequestLimit = 1024
+  /// How long an ending node waits for commands, clients and disks. Milliseconds.
+  static let terminateMs: UInt64 = 15_000
+  /// How long the answer to `down` waits for a disk that does not let go. Milliseconds.
+  static let farewellMs: UInt64 = 5_000
+  /// How soon something starved is tried again where no event of its own wakes it. Milliseconds.
+  static let starvedMs: UInt64 = 10
 
   init(options: NodeOptions, reactor: consuming Reactor, mailbox: Mailbox<NodeMessage>)
     throws(SystemError)
@@ -57,7 +70,9 @@ struct NodeLoop: ~Copyable {
     self.reactor = reactor
     unsafe volumes = unsafe FixedArray(count: Self.volumeLimit) { _ in nil }
     seed = options.instance
-    server = NBDServer(namespace: TagKind.export.rawValue)
+    var limits = NBDServerOptions()
+    limits.piecesMax = Self.clientRequestLimit
+    server = NBDServer(namespace: TagKind.export.rawValue, options: limits)
     _ = try server.listen(at: .unix(path: options.paths.nbdSocket), reactor: &self.reactor)
   }
 
@@ -68,15 +83,21 @@ struct NodeLoop: ~Copyable {
       while let event = reactor.nextEvent() { dispatch(event) }
       submitRequests()
       tick()
+      // A tick may let clients go on that had to wait.
+      submitRequests()
       endTurn()
     }
   }
 
   private var nextDeadline: Instant {
-    var deadline = server.nextDeadline
+    var deadline = min(server.nextDeadline, terminateBy)
+    for farewell in farewells.values { deadline = min(deadline, farewell.deadline) }
     for slot in 0..<volumeEnd {
       guard let volume = unsafe volumes[slot] else { continue }
       deadline = min(deadline, unsafe volume.pointee.nextDeadline)
+      if unsafe volume.pointee.isStarved {
+        deadline = min(deadline, reactor.now.advanced(milliseconds: Self.starvedMs))
+      }
     }
     return deadline
   }
@@ -101,8 +122,12 @@ struct NodeLoop: ~Copyable {
   private mutating func submitRequests() {
     while let request = server.nextRequest() {
       let slot = volumeOfExport[Int(request.export.value)]
-      guard let volume = unsafe volumes[slot] else {
-        preconditionFailure("an export outlives its volume")
+      // Never to another volume that has taken the slot.
+      guard let volume = unsafe volumes[slot],
+        unsafe volume.pointee.exportSlot == request.export && !volume.pointee.isLeaving
+      else {
+        server.complete(request.tag, error: ESHUTDOWN, reactor: &reactor)
+        continue
       }
       unsafe volume.pointee.submit(request, &reactor, &server)
     }
@@ -129,6 +154,7 @@ struct NodeLoop: ~Copyable {
       }
       if unsafe volume.pointee.isLeaving { forgetIfIdle(slot) }
     }
+    if !farewells.isEmpty { sayFarewells() }
     if isTerminating { finishTerminating() }
   }
 
@@ -189,14 +215,32 @@ struct NodeLoop: ~Copyable {
   /// Frees a volume that was taken down, when the kernel has let go of everything.
   private mutating func forgetIfIdle(_ slot: Int) {
     guard let volume = unsafe volumes[slot], unsafe volume.pointee.isIdle else { return }
+    // Whoever asks for something in the last moment is told so.
+    let name = unsafe volume.pointee.configuration.name
+    for (token, reply) in pending where reply.volume == slot {
+      pending[token] = nil
+      reply.handler(ControlReply(refusing: .unknownResource, object: name))
+    }
     unsafe volume.deinitialize(count: 1)
     unsafe volume.deallocate()
     unsafe volumes[slot] = nil
     while volumeEnd > 0, unsafe volumes[volumeEnd - 1] == nil { volumeEnd -= 1 }
   }
 
+  /// Gives the answers that waited for volumes to be gone, or have waited long enough.
+  private mutating func sayFarewells() {
+    for (slot, farewell) in farewells {
+      guard unsafe volumes[slot] == nil || reactor.now >= farewell.deadline else { continue }
+      farewells[slot] = nil
+      farewell.handler(farewell.reply)
+    }
+  }
+
   func finishedVolumes() -> Bool {
-    for slot in 0..<volumeEnd where unsafe volumes[slot] != nil { return false }
+    for slot in 0..<volumeEnd {
+      guard let volume = unsafe volumes[slot] else { continue }
+      guard unsafe volume.pointee.couldNotLeave else { return false }
+    }
     return true
   }
 

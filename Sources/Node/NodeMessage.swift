@@ -1,4 +1,5 @@
 /// What other threads ask the reactor's thread to do.
+import BlockTypes
 public import Control
 
 /// Takes the answer to a request, on the reactor's thread: it must hand it on and return at once.
@@ -11,6 +12,13 @@ enum NodeMessage: Sendable {
   case restore(ControlRequest, wantsPrimary: Bool, ReplyHandler)
   /// Clean end of the program.
   case terminate(ReplyHandler)
+}
+
+/// An answer that waits until a volume is gone.
+struct Farewell {
+  var reply: ControlReply
+  var deadline: Instant
+  var handler: ReplyHandler
 }
 
 /// A request that waits for a volume.

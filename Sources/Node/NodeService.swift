@@ -37,6 +37,7 @@ public final class NodeService: Sendable {
   private let group: MultiThreadedEventLoopGroup
   private let state: StateKeeper
   private let lock: Int32
+  private let log: LogQueue
   /// Which engine carries I/O and, where it was not the first choice, why.
   public let engineDescription: String
 
@@ -50,7 +51,8 @@ public final class NodeService: Sendable {
     lock = try Self.lock(paths.lockFile)
     state = StateKeeper(path: paths.stateFile, logger: logger)
     group = MultiThreadedEventLoopGroup(numberOfThreads: 1)
-    let log = LogQueue(logger: logger, group: group)
+    let log = LogQueue(logger: logger)
+    self.log = log
     let options = NodeOptions(
       node: node, paths: paths, engine: engine, instance: UInt64.random(in: 1 ... .max),
       log: { severity, line in log.write(severity, line) })
@@ -130,6 +132,8 @@ public final class NodeService: Sendable {
     _ = unsafe unlink(paths.controlSocket)
     _ = unsafe unlink(paths.nbdSocket)
     try? await group.shutdownGracefully()
+    state.finishWriting()
+    log.flush()
   }
 
   /// Ends the node cleanly: demote, say goodbye, flush, mark clean.
@@ -139,8 +143,12 @@ public final class NodeService: Sendable {
     let state = state
     let posted = mailbox.post(
       .request(request) { answer in
-        if answer.exitCode == 0 { state.record(request) }
-        reply(answer)
+        guard answer.exitCode == 0, state.remembers(request.command) else { return reply(answer) }
+        // Writing a file may take its time, and this is the reactor's thread.
+        state.queue.async {
+          state.record(request)
+          reply(answer)
+        }
       })
     guard !posted else { return }
     reply(ControlReply(exitCode: 20, standardError: ["ashlard: too many requests; try again"]))
@@ -156,7 +164,7 @@ public final class NodeService: Sendable {
       logger.error("cannot bring up what was up: \(error)")
       return
     }
-    for resource in wanted {
+    for resource in wanted where !state.isStopping {
       guard let found = configuration.resource(named: resource.name) else {
         logger.error("\(resource.name) was up, but is not in the configuration any more")
         continue
@@ -201,24 +209,53 @@ private final class StartedLoop: @unchecked Sendable {
 }
 
 /// Writes log lines away from the reactor's thread: a slow terminal must not delay I/O.
-private final class LogQueue: Sendable {
+///
+/// Bounded: when nobody reads the log, lines are left out and counted, and nothing else waits.
+private final class LogQueue: @unchecked Sendable {
+  // Unchecked: the counters are touched with `lock` held.
   private let logger: Logger
-  private let loop: any EventLoop
+  private let queue = DispatchQueue(label: "log")
+  private let lock = NSLock()
+  private var waiting = 0
+  private var lost = 0
 
-  init(logger: Logger, group: MultiThreadedEventLoopGroup) {
-    self.logger = logger
-    loop = group.next()
-  }
+  /// Lines that may wait: some seconds of a node where everything goes wrong.
+  private static let limit = 4096
+
+  init(logger: Logger) { self.logger = logger }
 
   func write(_ severity: LogSeverity, _ line: String) {
-    let logger = logger
-    loop.execute {
-      switch severity {
-      case .info: logger.info("\(line)")
-      case .warning: logger.warning("\(line)")
-      case .error: logger.error("\(line)")
+    let fits = lock.withLock {
+      guard waiting < Self.limit else {
+        lost += 1
+        return false
       }
+      waiting += 1
+      return true
     }
+    guard fits else { return }
+    queue.async { self.emit(severity, line) }
+  }
+
+  private func emit(_ severity: LogSeverity, _ line: String) {
+    switch severity {
+    case .info: logger.info("\(line)")
+    case .warning: logger.warning("\(line)")
+    case .error: logger.error("\(line)")
+    }
+    let left = lock.withLock {
+      waiting -= 1
+      defer { lost = 0 }
+      return lost
+    }
+    if left > 0 { logger.warning("\(left) lines of the log were left out: nobody read them") }
+  }
+
+  /// Waits, for a moment, until the last lines are out.
+  func flush() {
+    let done = DispatchSemaphore(value: 0)
+    queue.async { done.signal() }
+    _ = done.wait(timeout: .now() + 1)
   }
 }
 
@@ -226,10 +263,12 @@ private final class LogQueue: Sendable {
 private final class StateKeeper: @unchecked Sendable {
   // Unchecked: everything is touched with `lock` held.
   private let lock = NSLock()
+  /// Where files are written, one after the other.
+  let queue = DispatchQueue(label: "state")
   private let path: String
   private let logger: Logger
   private var state: NodeState
-  private var isStopping = false
+  private var wasStopped = false
   private var stopped: CheckedContinuation<Void, Never>?
 
   init(path: String, logger: Logger) {
@@ -244,6 +283,22 @@ private final class StateKeeper: @unchecked Sendable {
   }
 
   var current: NodeState { lock.withLock { state } }
+
+  /// Whether the end was asked for.
+  var isStopping: Bool { lock.withLock { wasStopped } }
+
+  /// Whether a command changes what is up.
+  func remembers(_ command: ControlCommand) -> Bool {
+    switch command {
+    case .up, .down, .primary, .secondary: true
+    case .status, .show, .attach, .detach, .connect, .disconnect, .invalidate, .netOptions,
+      .diskOptions, .resourceOptions:
+      false
+    }
+  }
+
+  /// Waits until everything is written that was to be.
+  func finishWriting() { queue.sync {} }
 
   /// Remembers what a successful request changed.
   func record(_ request: ControlRequest) {
@@ -270,7 +325,7 @@ private final class StateKeeper: @unchecked Sendable {
 
   func stop() {
     let waiting = lock.withLock {
-      isStopping = true
+      wasStopped = true
       defer { stopped = nil }
       return stopped
     }
@@ -280,8 +335,8 @@ private final class StateKeeper: @unchecked Sendable {
   func waitForStop() async {
     await withCheckedContinuation { continuation in
       let isStopping = lock.withLock {
-        if !self.isStopping { stopped = continuation }
-        return self.isStopping
+        if !wasStopped { stopped = continuation }
+        return wasStopped
       }
       if isStopping { continuation.resume() }
     }
