@@ -28,7 +28,6 @@ extension Replica {
       effects.push(.reply(token: token, .refused(.transient)))
       return
     }
-    isDetaching = false
     guard block.node == options.node, block.resource == options.resource else {
       effects.push(.reply(token: token, .refused(.wrongMetadata)))
       return

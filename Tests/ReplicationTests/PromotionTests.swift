@@ -169,6 +169,16 @@ import Wire
     #expect(rig.state == .connected)
   }
 
+  @Test func answerToAPromotionThatWasNeverBegunIsAnError() {
+    let rig = Rig.connected()
+    rig.command(.primary(force: false))
+    let id = rig.sent(.promoteRequest)?.id ?? 0
+
+    rig.receive(.promoteReply, id: id + 1, length: 1)
+
+    #expect(rig.peer.reason == .protocolError)
+  }
+
   /// Nothing is on record when the disk fails while it takes the promotion down.
   @Test func diskThatFailsDuringPromotionRefusesIt() {
     let rig = Rig.connected()
@@ -270,6 +280,21 @@ import Wire
     #expect(rig.disk.map(\.kind) == ["flush"], "a new flush for the new writes")
     rig.settle()
     #expect(rig.durable.last?.dirty == false)
+  }
+
+  /// The same when the link is lost in between, and nobody says that the writing has ended.
+  @Test func slowFlushDoesNotHideWritesOfAConnectionThatIsGone() {
+    let rig = Rig.secondary()
+    rig.receive(.roleChanged, length: UInt64(Role.secondary.rawValue))
+    rig.receive(.promoteRequest, id: 1)
+    rig.receive(.roleChanged, length: UInt64(Role.primary.rawValue))
+    rig.peerWrites(blocks: 0..<1)
+    rig.finishDisk(at: 1)
+    rig.breakConnection()
+
+    rig.settle()
+
+    #expect(rig.replica.superblock?.dirty == true)
   }
 
   /// However often a peer says that it is Secondary: one flush at a time.
