@@ -143,7 +143,8 @@ let package = Package(
     .testTarget(
       name: "SimulationTests", dependencies: ["Simulation", "BlockTypes"], swiftSettings: base),
     .testTarget(
-      name: "BlockIOTests", dependencies: ["BlockIO", "BlockTypes", "CChecksum"],
+      name: "BlockIOTests",
+      dependencies: ["BlockIO", "BlockTypes", "CChecksum", "TestSupport"],
       swiftSettings: base),
     .testTarget(
       name: "ExportsTests",

@@ -1,4 +1,5 @@
 import CChecksum
+import TestSupport
 import Testing
 
 /// CRC32C is part of the formats: it must be the standard one, whichever way it is computed.

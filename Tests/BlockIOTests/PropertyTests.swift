@@ -1,6 +1,7 @@
 import BlockIO
 import BlockTypes
 import Glibc
+import TestSupport
 import Testing
 
 /// Random traffic between two streams of one reactor: whatever sizes are sent, however they are
@@ -21,7 +22,8 @@ struct PropertyTests {
     var isPaused = false
   }
 
-  @Test(arguments: engines, Array(0..<24) as [UInt64])
+  /// Replay one seed with: ASHLAR_SEED=0x2a swift test --filter PropertyTests
+  @Test(arguments: engines, seeds(count: 24))
   func trafficArrivesAsSent(engine: EngineChoice, seed: UInt64) throws {
     var generator = SeededGenerator(seed: seed)
     var reactor = try Reactor(options: smallOptions(engine))

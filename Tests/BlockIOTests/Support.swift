@@ -1,6 +1,7 @@
 import BlockIO
 import BlockTypes
 import Glibc
+import TestSupport
 import Testing
 
 /// The engines that every test of the reactor runs with. libaio is always there; a host with
@@ -52,21 +53,6 @@ func smallOptions(_ engine: EngineChoice) -> ReactorOptions {
   ReactorOptions(
     engine: engine, operationSlots: 256, streamSlots: 16,
     buffers: BufferPoolSizes(small: 64, medium: 16, large: 8, huge: 4))
-}
-
-/// A simple generator with a seed: splitmix64.
-struct SeededGenerator: RandomNumberGenerator {
-  private var state: UInt64
-
-  init(seed: UInt64) { state = seed }
-
-  mutating func next() -> UInt64 {
-    state &+= 0x9E37_79B9_7F4A_7C15
-    var value = state
-    value = (value ^ (value >> 30)) &* 0xBF58_476D_1CE4_E5B9
-    value = (value ^ (value >> 27)) &* 0x94D0_49BB_1331_11EB
-    return value ^ (value >> 31)
-  }
 }
 
 extension Reactor {
