@@ -2,6 +2,7 @@
 /// counting what it costs a request (under callgrind: take the difference of two lengths).
 ///
 ///     NBDProbe SOCKET MIB [clients=N] [handshake=MS] [huge=N] [port=N] [engine=libaio]
+///              [stop=N]
 ///
 /// Prints `ready` when it listens. Reads commands from standard input, one a line, and answers each
 /// with one line: `add NAME MIB`, `refuse NAME REASON`, `allow NAME`, `remove NAME`, `close`, `fail
@@ -75,6 +76,8 @@ struct Probe: ~Copyable {
   var requests = 0
   var allocations: UInt64 = 0
   var isEnding = false
+  /// Requests after which it ends when its clients have gone: for runs without other threads.
+  let stop = option("stop").flatMap { Int($0) } ?? .max
 
   init() throws {
     guard CommandLine.arguments.count >= 3, let mebibytes = Int(CommandLine.arguments[2]) else {
@@ -126,7 +129,7 @@ struct Probe: ~Copyable {
     }
     server.tick(reactor: &reactor)
     while let notice = server.nextNotice() { say("\(notice)", to: 2) }
-    return !isEnding || !server.isIdle
+    return !(isEnding || requests >= stop) || !server.isIdle
   }
 
   mutating func command(_ line: String?) {
@@ -165,15 +168,19 @@ do {
   var probe = try Probe()
   try probe.start()
   let mailbox = probe.mailbox
-  Thread.detachNewThread {
-    while let line = readLine() { _ = mailbox.post(line) }
-    _ = mailbox.post(nil)
+  if probe.stop == .max {
+    Thread.detachNewThread {
+      while let line = readLine() { _ = mailbox.post(line) }
+      _ = mailbox.post(nil)
+    }
   }
   say("ready")
   while probe.turn() {}
   say("ended")
 } catch is Usage {
-  say("usage: NBDProbe SOCKET MIB [clients=N] [handshake=MS] [huge=N] [port=N] [engine=libaio]")
+  say(
+    "usage: NBDProbe SOCKET MIB [clients=N] [handshake=MS] [huge=N] [port=N] [engine=libaio]"
+      + " [stop=N]")
   exit(64)
 } catch {
   say("NBDProbe: \(error)")

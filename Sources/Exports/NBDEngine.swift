@@ -352,8 +352,11 @@ extension NBDEngine {
 
   /// When `tick` has to be called at the latest.
   var nextDeadline: Instant {
+    // A completion late in the turn may have let requests in that nobody has taken yet.
+    guard requests.isEmpty else { return now }
     // A buffer may come back without an event of this server.
-    waiting.isEmpty ? earliestDeadline : min(earliestDeadline, now.advanced(milliseconds: 10))
+    return waiting.isEmpty
+      ? earliestDeadline : min(earliestDeadline, now.advanced(milliseconds: 10))
   }
 
   /// Once a turn, after its events: wakes sessions that wait, ends those that are too late.

@@ -310,6 +310,24 @@ import Testing
     #expect(harness.engine.nextDeadline == .never)
   }
 
+  /// A completion lets the next request in after the owner has looked for requests: it must not
+  /// sleep over it.
+  @Test func requestsThatNobodyHasTakenAreDueAtOnce() {
+    var options = Harness.smallOptions
+    options.requestsPerClientMax = 1
+    let harness = Harness(options: options)
+    let client = harness.open()
+    harness.engine.now = Instant(nanoseconds: 5)
+    harness.feed(client, Bytes.request(Bytes.flush) + Bytes.request(Bytes.flush))
+    #expect(harness.engine.nextDeadline == Instant(nanoseconds: 5))
+    harness.collect()
+    #expect(harness.engine.nextDeadline == .never)
+    harness.complete(0)
+    #expect(harness.engine.nextDeadline == Instant(nanoseconds: 5))
+    harness.run(client)
+    #expect(harness.leaks().isEmpty)
+  }
+
   @Test func requestsToARefusedOrRemovedExportFail() {
     for removes in [true, false] {
       let harness = Harness()
