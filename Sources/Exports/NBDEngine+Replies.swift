@@ -18,8 +18,41 @@ extension NBDEngine {
     let slot = piece.session
     precondition(sessions[slot].pieces > 0, "a completion for a session without pieces")
     sessions[slot].pieces -= 1
-    if piece.command == NBDCommand.write.rawValue { transport.release(piece.buffer) }
+    if piece.length == piece.total {
+      completeOnly(id, piece, error: error, &transport)
+    } else {
+      completeOne(id, piece, error: error, &transport)
+    }
+    if sessions[slot].phase == .gone { freeIfQuiet(slot) }
+  }
 
+  /// The only piece of its request: the path of nearly every request.
+  @inline(__always)
+  private mutating func completeOnly<T: NBDTransport & ~Copyable>(
+    _ id: SlotID, _ piece: NBDPiece, error: Int32, _ transport: inout T
+  ) {
+    if error != 0 {
+      answerFailure(piece, error: error, &transport)
+    } else {
+      count(piece)
+      if piece.command != NBDCommand.read.rawValue {
+        answerDone(piece.session, cookie: piece.cookie, &transport)
+      } else if piece.streams {
+        answerData(piece, isDone: true, &transport)
+      } else {
+        answerWholeRead(id, &transport)
+      }
+    }
+    if piece.buffer != .none { transport.release(piece.buffer) }
+    pieces.remove(id)
+    requestEnded(piece.session, &transport)
+  }
+
+  /// One of several pieces.
+  private mutating func completeOne<T: NBDTransport & ~Copyable>(
+    _ id: SlotID, _ piece: NBDPiece, error: Int32, _ transport: inout T
+  ) {
+    if piece.command == NBDCommand.write.rawValue { transport.release(piece.buffer) }
     let isFirst = piece.first == NBDSession.noPiece
     let firstID = isFirst ? id : piece.first
     var first = isFirst ? piece : pieces[firstID]
@@ -37,10 +70,9 @@ extension NBDEngine {
     if !isFirst, !isWholeRead { pieces.remove(id) }
     pieces[firstID] = first
     if first.remaining == 0 { finish(firstID, &transport) }
-    if sessions[slot].phase == .gone { freeIfQuiet(slot) }
   }
 
-  /// Answers a request whose pieces have all completed, and frees its first piece.
+  /// Answers a request of several pieces that have all completed, and frees its first piece.
   private mutating func finish<T: NBDTransport & ~Copyable>(
     _ id: SlotID, _ transport: inout T
   ) {
@@ -48,9 +80,7 @@ extension NBDEngine {
     let slot = first.session
     let isRead = first.command == NBDCommand.read.rawValue
     if first.error != 0 {
-      let code = NBDError.code(errno: first.error)
-      let refusal = NBDRefusal(code, Self.reason(code))
-      answerError(slot, cookie: first.cookie, refusal, &transport)
+      answerFailure(first, error: first.error, &transport)
     } else {
       count(first)
       if !isRead {
@@ -65,6 +95,14 @@ extension NBDEngine {
       pieces.remove(id)
     }
     requestEnded(slot, &transport)
+  }
+
+  private mutating func answerFailure<T: NBDTransport & ~Copyable>(
+    _ piece: NBDPiece, error: Int32, _ transport: inout T
+  ) {
+    let code = NBDError.code(errno: error)
+    let refusal = NBDRefusal(code, Self.reason(code))
+    answerError(piece.session, cookie: piece.cookie, refusal, &transport)
   }
 
   private static func reason(_ code: UInt32) -> StaticString {

@@ -362,10 +362,19 @@ extension NBDEngine {
   /// Once a turn, after its events: wakes sessions that wait, ends those that are too late.
   @inline(__always)
   mutating func tick<T: NBDTransport & ~Copyable>(_ transport: inout T) {
+    if !lingering.isEmpty { forgetSent(&transport) }
     if now >= earliestDeadline { expire(&transport) }
     guard !waiting.isEmpty else { return }
     closeStalled(&transport)
     retryWaiting(&transport)
+  }
+
+  /// Drops closed streams whose last bytes have left, from the front: nobody hears of their end.
+  private mutating func forgetSent<T: NBDTransport & ~Copyable>(_ transport: inout T) {
+    while !lingering.isEmpty, let stream = lingering[0].stream {
+      guard !transport.streamExists(stream) else { return }
+      _ = lingering.pop()
+    }
   }
 
   private mutating func expire<T: NBDTransport & ~Copyable>(_ transport: inout T) {

@@ -268,8 +268,8 @@ extension NBDServer {
     engine.drainSessions(of: export, &reactor)
   }
 
-  /// Whether no client is connected and the core holds no request.
-  public var isIdle: Bool { engine.sessions.count == 0 }
+  /// Whether no client is connected, the core holds no request and all answers have left.
+  public var isIdle: Bool { engine.sessions.count == 0 && engine.lingering.isEmpty }
 
   /// Counters of the server.
   public var statistics: NBDServerStatistics { engine.statistics }

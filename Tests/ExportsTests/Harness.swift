@@ -20,6 +20,8 @@ final class FakeStream {
   var sent: [UInt8] = []
   var isClosed = false
   var closesAfterSending = false
+  /// Whether the client has taken what was queued when the stream was closed.
+  var allSent = false
   var isCongested = false
   var payload: (buffer: BufferID, at: Int, left: Int)?
   /// Buffers queued to be sent, while the client does not read.
@@ -156,6 +158,11 @@ struct FakeTransport: NBDTransport, ~Copyable {
   }
 
   func sendIsCongested(_ stream: StreamID) -> Bool { self.stream(stream).isCongested }
+
+  func streamExists(_ stream: StreamID) -> Bool {
+    let stream = self.stream(stream)
+    return !stream.isClosed && !(stream.closesAfterSending && stream.allSent)
+  }
 
   mutating func closeStream(_ id: StreamID) {
     let stream = self.stream(id)
