@@ -242,7 +242,19 @@ extension Cluster {
     }
   }
 
-  func syncEnded(_ node: SimulatedNode) {
+  /// What a reader of the disk of `node` finds from now on.
+  func isDurable(_ block: Superblock?, _ node: SimulatedNode) {
+    let old = node.durableSuperblock
+    node.durableSuperblock = block
+    guard let old, let block, old.diskState == .inconsistent, block.diskState == .upToDate else {
+      return
+    }
+    // A forced promotion records that the peer lacks something; the end of a resync does not.
+    if block.peers.first?.base == nil { syncEnded(node) }
+  }
+
+  /// From here on `node` may be taken for UpToDate: it must have what its source had.
+  private func syncEnded(_ node: SimulatedNode) {
     let source = nodes[1 - node.index]
     let isLinked =
       source.isRunning && source.connection == .connected && source.replication != .off

@@ -133,8 +133,8 @@ extension Cluster {
       if new == .primary { becamePrimary(node) }
     case .disk(let old, let new):
       node.diskState = new
-      if old == .inconsistent, new == .upToDate, node.replication == .syncTarget {
-        syncEnded(node)
+      if old == .inconsistent, new == .upToDate, node.durableSuperblock?.diskState != .upToDate {
+        violate(.metadata, "node \(node.index) is UpToDate, but not on its disk")
       }
     case .connection(_, _, let new, let reason):
       node.connection = new

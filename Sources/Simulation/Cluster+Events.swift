@@ -194,7 +194,7 @@ extension Cluster {
     case .swallowed(let id): step(node, .diskCompleted(id, result: 0, buffer: .none))
     case .superblock:
       if result >= 0 {
-        node.durableSuperblock = node.pendingSuperblock
+        isDurable(node.pendingSuperblock, node)
         node.nextCopy = 1 - node.nextCopy
       }
       node.pendingSuperblock = nil

@@ -133,7 +133,7 @@ extension Cluster {
     drainNetwork()
     history.processEnded(index)
     node.forgetRun(bufferCount: options.bufferCount)
-    node.durableSuperblock = readSuperblock(node)
+    isDurable(readSuperblock(node), node)
     relaxAfterCrashes()
     abandonClients(of: index)
   }
