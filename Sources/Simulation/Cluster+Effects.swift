@@ -121,6 +121,13 @@ extension Cluster {
     _ node: SimulatedNode, _ connection: ConnectionID, _ message: WireMessage
   ) {
     let id = SimulatedNetwork<WireMessage>.ConnectionID(number: Int(connection.value))
+    var message = message
+    if network.corruptNext {
+      network.corruptNext = false
+      let bit = networkRandom.index(MessageHeader.byteCount * 8)
+      message.bytes[bit / 8] ^= 1 << UInt8(bit % 8)
+      message.isCorrupt = true
+    }
     network.send(message, on: id, from: node.index, now: now, random: &networkRandom)
     drainNetwork()
   }

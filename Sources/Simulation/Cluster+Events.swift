@@ -111,9 +111,12 @@ extension Cluster {
         try MessageHeader(parsing: bytes)
       }
     } catch {
-      violate(.conduct, "node \(node.index) received a header that does not parse: \(error)")
-      return
+      if !message.isCorrupt {
+        violate(.conduct, "node \(node.index) received a header that does not parse: \(error)")
+      }
+      return abandon(node, connection, "\(error)")
     }
+    if message.isCorrupt { violate(.conduct, "node \(node.index) took a corrupt header as sound") }
     hash.event(at: now, 9 << 56 | UInt64(node.index) << 48 | UInt64(header.type.rawValue) << 40)
     hash.mix(header.id ^ header.offset << 32 ^ header.length)
     say("node \(node.index) <- \(connection.value) \(Self.text(header))")
@@ -134,6 +137,15 @@ extension Cluster {
     finishStep(node)
   }
 
+  /// The driver closes a stream in which it lost its place.
+  private func abandon(_ node: SimulatedNode, _ connection: ConnectionID, _ reason: String) {
+    say("node \(node.index) gives connection \(connection.value) up: \(reason)")
+    let id = SimulatedNetwork<WireMessage>.ConnectionID(number: Int(connection.value))
+    network.close(id, node: node.index, now: now, random: &networkRandom)
+    drainNetwork()
+    step(node, .closed(connection))
+  }
+
   static func text(_ header: MessageHeader) -> String {
     var text = "\(header.type) id \(header.id) offset \(header.offset) length \(header.length)"
     if header.payloadBytes > 0 { text += " payload \(header.payloadBytes)" }
@@ -149,8 +161,20 @@ extension Cluster {
   }
 
   func finishStep(_ node: SimulatedNode) {
-    while let effect = node.replica.effects.pop() { carryOut(effect, node) }
-    armTick(node)
+    if let point = faultPoint, point.node == node.index, point.effect == 0 {
+      faultPoint = nil
+      strike(point)
+    }
+    let epoch = node.epoch
+    while node.epoch == epoch, let effect = node.replica.effects.pop() {
+      carryOut(effect, node)
+      node.effectCount += 1
+      if let point = faultPoint, point.node == node.index, point.effect == node.effectCount {
+        faultPoint = nil
+        strike(point)
+      }
+    }
+    if node.epoch == epoch { armTick(node) }
   }
 
   private func armTick(_ node: SimulatedNode) {

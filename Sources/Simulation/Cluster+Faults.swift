@@ -64,6 +64,12 @@ extension Cluster {
       let until = now + planRandom.below(options.faultLastsMs * 1_000_000)
       nodes[node].pausedUntil = max(nodes[node].pausedUntil, until)
     case .cutConnection, .halfOpenConnection: cut(kind)
+    case .corruptHeader: network.corruptNext = true
+    case .isolateAndPromote:
+      for index in 0...1 { setBlocked(true, from: index) }
+      operatorState.promoteWhenAlone = 1 - primary
+      let length = (options.faultLastsMs + 3 * options.pingIntervalMs) * 1_000_000
+      queue.schedule(at: now + planRandom.below(length), .faultEnds(node: node, kind))
     case .blockOneWay:
       setBlocked(true, from: node)
       lasts(node, kind)
@@ -137,7 +143,8 @@ extension Cluster {
     say("fault ends: \(kind)")
     switch kind {
     case .blockOneWay: setBlocked(false, from: node)
-    case .blockBothWays: for index in 0...1 { setBlocked(false, from: index) }
+    case .blockBothWays, .isolateAndPromote:
+      for index in 0...1 { setBlocked(false, from: index) }
     case .slowDisk: nodes[node].slowByNs = 0
     case .readErrors, .writeErrors, .flushErrors: nodes[node].disk.faults = DiskFaults()
     default: break
@@ -149,6 +156,8 @@ extension Cluster {
     say("faults are over")
     faultsAreOver = true
     faultsLeft = 0
+    network.corruptNext = false
+    operatorState.promoteWhenAlone = nil
     for node in nodes {
       node.slowByNs = 0
       node.disk.faults = DiskFaults()

@@ -26,6 +26,8 @@ struct OperatorState {
   var switchTo: Int?
   /// He lets the two nodes meet before he promotes one.
   var promotesFrom: UInt64 = 0
+  /// A node that he promotes as soon as it has lost its peer, whatever the peer does.
+  var promoteWhenAlone: Int?
   /// Turns in which a node was diskless.
   var disklessTurns = [0, 0]
 }
@@ -41,10 +43,18 @@ extension Cluster {
     guard operatorState.isActive else { return }
     hash.event(at: now, 12 << 56)
     for node in nodes { lookAfter(node) }
+    if let alone = operatorState.promoteWhenAlone { promote(alone) }
     if operatorState.victim != nil { resolve() } else { lookForSplitBrain() }
     if operatorState.victim == nil { lookForPrimary() }
     if faultsAreOver, clientRequestsLeft == 0, isConverged { checkEnd() }
     queue.schedule(at: now + planRandom.within(50_000_000...600_000_000), .operatorTurn)
+  }
+
+  private func promote(_ alone: Int) {
+    let node = nodes[alone]
+    guard node.isRunning, node.connection != .connected, node.pendingCommand == nil else { return }
+    operatorState.promoteWhenAlone = nil
+    command(alone, .primary(force: false))
   }
 
   private func lookAfter(_ node: SimulatedNode) {

@@ -67,6 +67,8 @@ package final class Cluster {
   /// Whether lines are kept.
   package var isTracing = false
 
+  /// A fault at one exact point of the run.
+  package var faultPoint: FaultPoint?
   var eventsAtThisTime = 0
   var lastEventTime: UInt64 = 0
 

@@ -74,7 +74,7 @@ package enum Runner {
     return nil
   }
 
-  private static func report(of cluster: Cluster) -> SeedReport {
+  static func report(of cluster: Cluster) -> SeedReport {
     SeedReport(
       seed: cluster.options.seed, hash: cluster.hash.value, events: cluster.hash.events,
       duration: cluster.now, violations: cluster.violations, statistics: cluster.statistics)

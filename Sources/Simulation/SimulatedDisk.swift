@@ -368,14 +368,20 @@ package struct DiskFaults: Equatable, Sendable {
   package var writeError = Ratio.never
   /// A flush returns EIO; cached writes are lost with the next power loss.
   package var flushError = Ratio.never
+  /// The next operation fails, whatever it is.
+  package var failsNext = false
 
   /// No faults.
   package init() {}
 
-  func strikes(
+  mutating func strikes(
     _ operation: SimulatedDisk.Operation, start: Int, count: Int, random: inout SeededGenerator
   ) -> Bool {
-    switch operation {
+    if failsNext {
+      failsNext = false
+      return true
+    }
+    return switch operation {
     case .read: random.chance(readError)
     case .write, .zero: random.chance(writeError)
     case .flush: random.chance(flushError)

@@ -79,6 +79,8 @@ package struct SimulatedNetwork<Message> {
 
   /// How the network behaves.
   package var options: Options
+  /// The next message that is sent arrives with a flipped bit.
+  package var corruptNext = false
   private var connections: [Connection] = []
   /// Whether nothing gets through from node 0 to 1, and from 1 to 0.
   private var blockedFrom = [false, false]

@@ -13,6 +13,8 @@ package struct WireMessage: Sendable {
   package var bytes: [UInt8]
   /// Payload of a data message, one word a sector.
   package var words: [UInt64]
+  /// A bit was flipped on the way: it must not be taken for a message.
+  package var isCorrupt = false
 }
 
 /// What an operation of a disk is for.
@@ -35,6 +37,8 @@ package final class SimulatedNode {
   /// Which run of the process this is.
   package var epoch = 0
   package var isRunning = false
+  /// Effects of the core that were carried out, in all runs of the process.
+  package var effectCount = 0
   /// Events for this node wait until then.
   package var pausedUntil: UInt64 = 0
   /// Disk operations take up to this much longer, in nanoseconds.

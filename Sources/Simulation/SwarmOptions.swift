@@ -44,6 +44,10 @@ package enum FaultKind: Int, CaseIterable, Sendable {
   case invalidateSecondary
   case promoteBoth
   case carelessPromote
+  /// The path is blocked and the Secondary is promoted: a split brain, if both write.
+  case isolateAndPromote
+  /// One bit of a header on its way is flipped.
+  case corruptHeader
 }
 
 /// What one run is like.
@@ -97,7 +101,8 @@ package struct SwarmOptions: Equatable, Sendable {
   package var pingIntervalMs: UInt64 = 2_000
   package var timeoutMs: UInt64 = 1_000
   package var koCount: UInt64 = 3
-  /// Buffers of one node.
+  /// Buffers of one node. The export takes one a client at most, so a few are always left to the
+  /// peer and the resync.
   package var bufferCount = 256
   /// Whether the lineage on disk is inspected when a write is acknowledged by one node alone. Off,
   /// a missing generation is found only by what it leads to.
@@ -129,13 +134,16 @@ package struct SwarmOptions: Equatable, Sendable {
     diskLatency = [Self.drawDisk(&random), Self.drawDisk(&random)]
     networkDelay = Self.drawNetwork(&random)
     faults = FaultKind.allCases.filter { _ in random.below(3) == 0 }
-    if !random.chance(Ratio(1, of: 8)) { faults.removeAll { $0 == .carelessPromote } }
+    if !random.chance(Ratio(1, of: 3)) {
+      faults.removeAll { $0 == .carelessPromote || $0 == .isolateAndPromote }
+    }
     if !random.chance(Ratio(1, of: 4)) {
       faults.removeAll { $0 == .readErrors || $0 == .writeErrors || $0 == .flushErrors }
     }
     faultCount = faults.isEmpty ? 0 : Int(random.within(1...12))
     faultPauseMs = [100, 500, 2_000, 8_000][random.index(4)]
     faultLastsMs = [50, 500, 3_000, 12_000][random.index(4)]
+    bufferCount = clientDepth + (random.coin() ? 256 : Int(random.within(8...32)))
     clientsDuringFirstSync = random.coin()
     failsOver = random.coin()
     resyncRequestBytes = [1, 4, 16, 64][random.index(4)] * blockSize
@@ -175,7 +183,7 @@ extension SwarmOptions: CustomStringConvertible {
       operator: \(failsOver ? "fails over" : "waits for the Primary"), clients \
     \(clientsDuringFirstSync ? "during" : "after") the first sync
       core: ping \(pingIntervalMs) ms, timeout \(timeoutMs) ms x \(koCount), resync \
-    \(resyncRequestBytes / 1024) KiB x \(resyncWindow)
+    \(resyncRequestBytes / 1024) KiB x \(resyncWindow), \(bufferCount) buffers
     """
   }
 }

@@ -39,6 +39,12 @@ struct AshlarSim: ParsableCommand {
   @Option(help: "Lines of the trace to print for a failing seed.")
   var lines: Int = 60
 
+  @Flag(help: "One fault at every point of a small run, for --seeds runs from --from on.")
+  var points = false
+
+  @Option(help: "With --seed: the small run with a fault at this point (node:effect:fault).")
+  var at: String?
+
   @Flag(help: "Print the whole trace of --seed, even when it passes.")
   var trace = false
 
@@ -54,6 +60,9 @@ struct AshlarSim: ParsableCommand {
     }
     guard jobs > 0 else { throw ValidationError("--jobs must be at least 1") }
     guard seeds > 0 else { throw ValidationError("--seeds must be at least 1") }
+    guard at == nil || at.flatMap(FaultPoint.init) != nil else {
+      throw ValidationError("--at is node:effect:fault")
+    }
     guard first <= UInt64.max - seeds else { throw ValidationError("--from is too large") }
   }
 
@@ -61,7 +70,9 @@ struct AshlarSim: ParsableCommand {
 
   func run() throws {
     if worker { return try work() }
+    if points { return try enumeratePoints() }
     if let seed {
+      if let point = at.flatMap(FaultPoint.init) { return try show(seed, point) }
       guard try show(seed) else { throw ExitCode(1) }
       return
     }
@@ -108,6 +119,34 @@ struct AshlarSim: ParsableCommand {
     for violation in report.violations { print("BROKEN \(violation)") }
     print(report.passed ? "passed" : "again: \(repeating(seed)) --trace")
     return report.passed
+  }
+
+  /// Runs every point of the small runs.
+  private func enumeratePoints() throws {
+    var total = 0
+    var found = 0
+    for seed in first..<(first + seeds) where found < failures {
+      let (points, failed) = FaultPoints.failures(seed: seed, limit: failures)
+      total += points
+      found += failed.count
+      for (point, report) in failed {
+        print("seed \(seed) at \(point): \(report.violations[0])")
+        print("  ashlar-sim --seed \(seed) --at \(point)")
+      }
+      flushOutput()
+    }
+    print("\(total) points, \(found) failed")
+    if found > 0 { throw ExitCode(1) }
+  }
+
+  private func show(_ seed: UInt64, _ point: FaultPoint) throws {
+    let (report, all) = FaultPoints.run(seed: seed, point, isTracing: true)
+    if trace || !report.passed {
+      print(all.suffix(trace ? all.count : lines).joined(separator: "\n"))
+    }
+    for violation in report.violations { print("BROKEN \(violation)") }
+    print(report.passed ? "passed" : "again: ashlar-sim --seed \(seed) --at \(point) --trace")
+    if !report.passed { throw ExitCode(1) }
   }
 
   /// The command that repeats a seed.
