@@ -220,6 +220,9 @@ extension Cluster {
       if result >= 0 {
         isDurable(node.pendingSuperblock, node)
         node.nextCopy = 1 - node.nextCopy
+      } else {
+        // A write that fails may be there all the same.
+        isDurable(readSuperblock(node), node)
       }
       node.pendingSuperblock = nil
       step(node, .superblockWritten(result: min(result, 0)))
