@@ -256,8 +256,10 @@ extension Cluster {
   /// From here on `node` may be taken for UpToDate: it must have what its source had.
   private func syncEnded(_ node: SimulatedNode) {
     let source = nodes[1 - node.index]
+    // A target that lost power with the record on its way may lack what came after the last flush.
     let isLinked =
-      source.isRunning && source.connection == .connected && source.replication != .off
+      node.isRunning && source.isRunning && source.connection == .connected
+      && source.replication != .off
     guard let promised = source.promisedContent else {
       if source.isRunning {
         violate(.proof, "node \(node.index) is UpToDate before its source said it was done")

@@ -79,6 +79,27 @@ import Wire
     scenario.expectNoViolation()
   }
 
+  /// A promotion that is written while a resync ends stays on record (found by seed 106347).
+  @Test func endOfAResyncDoesNotOvertakeAPromotion() {
+    let scenario = Scenario()
+    scenario.makePair()
+    scenario.tell(0, .secondary(heldOpen: false))
+    scenario.run(milliseconds: 100)
+    scenario.tell(1, .invalidate)
+    #expect(scenario.run { $0.first.replication == .syncSource })
+    // The record of the promotion is still under way when the last block was answered.
+    scenario.first.slowByNs = 200_000_000
+    scenario.cluster.command(0, .primary(force: false))
+    #expect(scenario.run { $0.first.role == .primary })
+    scenario.first.slowByNs = 0
+    for round in 0..<4 { scenario.write(0, (round * 8)..<(round * 8 + 8)) }
+    #expect(scenario.run { $0.isInSync })
+    #expect(scenario.first.durableSuperblock?.dirty == true)
+    scenario.cluster.end(0, .powerLoss)
+    scenario.start(0)
+    scenario.finish()
+  }
+
   /// A disk that answers nothing for seconds makes nobody spin (found by seed 81).
   @Test func commandWaitsForASlowDiskWithoutSpinning() {
     let scenario = Scenario { $0.diskLatency[0] = Latency(floorUs: 15_000_000, spreadUs: 0) }

@@ -183,6 +183,19 @@ import Wire
     scenario.finish()
   }
 
+  /// V08: a flipped bit in a header costs the connection, never data.
+  @Test(arguments: 1...20 as ClosedRange<UInt64>)
+  func flippedBitInAHeader(seed: UInt64) {
+    let scenario = Scenario(seed: seed)
+    scenario.makePair()
+    for client in 0..<4 { scenario.begin(client: client, 0, (client * 8)..<(client * 8 + 16)) }
+    scenario.cluster.network.corruptNext = true
+    scenario.run(milliseconds: 2_000)
+    scenario.write(0, 0..<8)
+    #expect(!scenario.cluster.network.corruptNext, "nothing was corrupted")
+    scenario.finish()
+  }
+
   /// A path that is blocked one way is a lost peer, and heals.
   @Test(arguments: [0, 1])
   func blockedOneWay(from node: Int) {
