@@ -68,22 +68,23 @@ let textRules: [Rule] = [
     }
   },
   Rule("unchecked-build", "the checks are what stops a wrong write") { source in
-    source.lines.indices.filter { source.lines[$0].contains("-Ounchecked") }.map {
+    guard source.contains("-Ounchecked") else { return [] }
+    return source.lines.indices.filter { source.lines[$0].contains("-Ounchecked") }.map {
       source.violation("unchecked-build", at: $0, "-Ounchecked removes every check")
     }
   },
   Rule("left-over", "work to do is an issue, not a comment") { source in
-    source.lines.indices.flatMap { index in
-      ["TODO", "FIXME", "XXX", "HACK"].filter { source.lines[index].containsWord($0) }.map {
-        source.violation("left-over", at: index, "'\($0)' in the source")
+    ["TODO", "FIXME", "XXX", "HACK"].filter(source.contains).flatMap { word in
+      source.lines.indices.filter { source.lines[$0].containsWord(word) }.map {
+        source.violation("left-over", at: $0, "'\(word)' in the source")
       }
     }
   },
   Rule("vocabulary", "one word for one thing, the field's own") { source in
-    source.lines.indices.flatMap { index in
-      ["slave", "blacklist", "whitelist"].filter {
-        source.lines[index].lowercased().containsWord($0)
-      }.map { source.violation("vocabulary", at: index, "'\($0)' is not a word of this project") }
+    ["slave", "Slave", "blacklist", "whitelist"].filter(source.contains).flatMap { word in
+      source.lines.indices.filter { source.lines[$0].containsWord(word) }.map {
+        source.violation("vocabulary", at: $0, "'\(word)' is not a word of this project")
+      }
     }
   },
   Rule("file-head", "the first lines say the subject and what must hold") { source in

@@ -48,7 +48,8 @@ extension SourceText {
 
   /// Every line of code in which `word` occurs as a whole word, or as given when it ends in a sign.
   func lineIndices(containing word: String) -> [Int] {
-    code.indices.filter { code[$0].containsWord(word) }
+    guard contains(word) else { return [] }
+    return code.indices.filter { code[$0].containsWord(word) }
   }
 }
 

@@ -6,7 +6,10 @@ let maxFileLines = 600
 
 let sizeRules: [Rule] = [
   Rule("line-length", "two files fit side by side") { source in
-    source.lines.indices.filter { source.lines[$0].count > maxColumns }.map {
+    // The number of bytes is known at once and is never the smaller one.
+    source.lines.indices.filter {
+      source.lines[$0].utf8.count > maxColumns && source.lines[$0].count > maxColumns
+    }.map {
       source.violation(
         "line-length", at: $0, "\(source.lines[$0].count) columns, \(maxColumns) allowed")
     }
@@ -92,18 +95,34 @@ private struct Token {
 private func tokenize(_ lines: [String]) -> [Token] {
   var tokens: [Token] = []
   for (number, line) in lines.enumerated() {
-    var word = ""
-    for character in line + " " {
-      if character.isWordPart {
-        word.append(character)
+    var word: [UInt8] = []
+    for byte in line.utf8 {
+      if byte.isWordPart {
+        word.append(byte)
         continue
       }
-      if !word.isEmpty { tokens.append(Token(text: word, line: number)) }
-      word = ""
-      if !character.isWhitespace { tokens.append(Token(text: String(character), line: number)) }
+      if !word.isEmpty {
+        tokens.append(Token(text: String(decoding: word, as: UTF8.self), line: number))
+      }
+      word = []
+      if byte != UInt8(ascii: " ") {
+        tokens.append(Token(text: String(UnicodeScalar(byte)), line: number))
+      }
+    }
+    if !word.isEmpty {
+      tokens.append(Token(text: String(decoding: word, as: UTF8.self), line: number))
     }
   }
   return tokens
+}
+
+extension UInt8 {
+  /// A byte that can be inside an identifier; every byte of a character beyond ASCII is one.
+  fileprivate var isWordPart: Bool {
+    self >= 0x80 || self == UInt8(ascii: "_")
+      || (UInt8(ascii: "0")...UInt8(ascii: "9")).contains(self)
+      || (UInt8(ascii: "a")...UInt8(ascii: "z")).contains(self | 0x20)
+  }
 }
 
 /// C functions are written with both braces of the body in the first column.
