@@ -1,86 +1,14 @@
 #define _GNU_SOURCE
-#include "CAIO.h"
+#include "engine.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <libaio.h>
-#include <pthread.h>
-#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <unistd.h>
-
-/* A disk operation, or a job of the helper thread. */
-struct disk_operation {
-  struct iocb iocb;
-  uint64_t tag;
-  struct disk_operation *next;
-  uint64_t offset;
-  uint64_t length;
-  int fd;
-  int mode; /* of fallocate; -1: a flush */
-  int32_t result;
-};
-
-enum kind {
-  KIND_NONE, KIND_RECV, KIND_SEND, KIND_SENDMSG, KIND_ACCEPT, KIND_CONNECT, KIND_COUNTER
-};
-
-/* One direction of a socket: at most one operation waits. */
-struct waiting {
-  enum kind kind;
-  bool queued; /* is in `tries` */
-  int flags;
-  uint32_t length;
-  void *memory;
-  uint64_t tag;
-};
-
-struct socket_state {
-  struct waiting in;
-  struct waiting out;
-  bool registered; /* epoll knows the stream; `caio_forget` resets it before the close */
-};
-
-struct try {
-  int fd;
-  bool out;
-};
-
-struct caio {
-  io_context_t context;
-  int epoll;
-  int wake; /* eventfd: counts disk completions and finished jobs */
-  uint32_t operation_count;
-  struct disk_operation *operations;
-  struct disk_operation *free_operations;
-  struct iocb **batch; /* queued, not yet submitted */
-  uint32_t batch_count;
-  uint32_t in_kernel;
-  struct io_event *events;
-
-  struct socket_state *sockets; /* by descriptor */
-  uint32_t socket_count;
-  struct try *tries; /* operations to try at the next submit */
-  uint32_t try_count;
-
-  struct caio_completion *done; /* a ring */
-  uint32_t done_capacity;
-  uint32_t done_head;
-  uint32_t done_count;
-
-  pthread_t helper;
-  bool helper_started;
-  pthread_mutex_t mutex; /* guards what follows */
-  pthread_cond_t work;
-  bool helper_stops;
-  struct disk_operation *jobs_first;
-  struct disk_operation *jobs_last;
-  struct disk_operation *jobs_done;
-};
 
 #define EVENT_BATCH 256
 

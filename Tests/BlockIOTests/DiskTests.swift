@@ -174,8 +174,8 @@ struct DiskTests {
     }
   }
 
-  /// A transfer that the kernel does in pieces is continued where it stopped. Disks do that rarely; a
-  /// pipe does it always.
+  /// A transfer that the kernel does in pieces is continued where it stopped. Disks do that rarely;
+  /// a pipe does it always.
   @Test func shortTransfersAreContinued() throws {
     var ends: [Int32] = [0, 0]
     try #require(pipe(&ends) == 0)

@@ -370,8 +370,8 @@ struct StreamTests {
     }
   }
 
-  /// Sends that are done bring no event, but an owner who waits for a buffer must get his turn when one
-  /// of them frees it.
+  /// Sends that are done bring no event, but an owner who waits for a buffer must get his turn when
+  /// one of them frees it.
   @Test(arguments: engines)
   func freedBuffersEndTheWait(engine: EngineChoice) throws {
     var reactor = try Reactor(options: smallOptions(engine))

@@ -25,7 +25,7 @@ start_client() {
 
 client_description() {
   case $client_kind in
-    ext4) echo "ext4 on $client_device (nbdfuse and a loop device), one synced file after another" ;;
+    ext4) echo "ext4 on $client_device (nbdfuse, loop device), one synced file after another" ;;
     fio) echo "fio writes and verifies random blocks; ext4 needs root, /dev/fuse and loop" ;;
   esac
 }
