@@ -52,5 +52,6 @@ bench_figures() {
 # Nanoseconds of processor time that the processes have used, all threads.
 processor_ns() {
   local pid
-  for pid in "$@"; do cat "/proc/$pid/task/"*/schedstat; done | awk '{ n += $1 } END { print n }'
+  for pid in "$@"; do cat "/proc/$pid/task/"*/schedstat; done |
+    awk '{ n += $1 } END { printf "%.0f\n", n }'
 }

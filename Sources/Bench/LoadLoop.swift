@@ -134,6 +134,7 @@ struct LoadLoop<Target: BlockTarget & ~Copyable>: ~Copyable {
     var now = start
     var wasFull = false
     while true {
+      if Interruption.isRequested { isSourceEmpty = true }
       let mayIssue = now < end && !isSourceEmpty
       let wake = mayIssue ? issue(now: now, end: end, wasFull: wasFull) : .max
       if inFlight == 0, now >= end || isSourceEmpty { return }

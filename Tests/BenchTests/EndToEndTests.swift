@@ -150,6 +150,29 @@ struct EndToEndTests {
     withExtendedLifetime(holder) {}
   }
 
+  /// Ctrl-C ends a long load with its figures and its check, not with nothing.
+  @Test func aSignalEndsALoadEarlyWithItsFigures() throws {
+    let path = try file()
+    let process = Process()
+    process.executableURL = URL(fileURLWithPath: program)
+    process.arguments = [
+      "raw:\(path)", "--rw", "randwrite", "--runtime", "10m", "--verify", "--destroy-data",
+    ]
+    let output = Pipe()
+    process.standardOutput = output
+    let start = monotonicNs()
+    try process.run()
+    usleep(500_000)
+    kill(process.processIdentifier, SIGINT)
+    let text = String(
+      decoding: try output.fileHandleForReading.readToEnd() ?? Data(), as: UTF8.self)
+    process.waitUntilExit()
+    #expect(process.terminationStatus == 0)
+    #expect(text.contains("all right"))
+    #expect(text.contains("write"))
+    #expect(monotonicNs() - start < 60_000_000_000)
+  }
+
   @Test func pingPongsTakeTwoProcesses() throws {
     for carrier in [PingPong.Carrier.tcp, .unix] {
       let pair = try PingPongPair(carrier, program: program)

@@ -27,7 +27,7 @@ let allowedImports: [String: Set<String>] = [
   ],
   "Bench": [
     "BlockTypes", "BlockIO", "Control", "CChecksum", "Glibc", "Foundation", "ArgumentParser",
-    "Histogram",
+    "Histogram", "Synchronization",
   ],
   "ashlar-bench": ["Bench", "ArgumentParser"],
   "ashlar-sim": ["BlockTypes", "Simulation", "Glibc", "Foundation", "ArgumentParser"],

@@ -101,12 +101,15 @@ struct RunCommand: ParsableCommand {
     let count = rounds ?? (other == nil ? 1 : 5)
     var runs: [Measurement] = []
     var otherRuns: [Measurement] = []
+    Interruption.watch()
     for round in 1...count {
       Progress.show("\(session.name), round \(round) of \(count)")
       runs.append(try session.measure(nil))
-      guard let other else { continue }
-      Progress.show("\(other.name), round \(round) of \(count)")
-      otherRuns.append(try other.measure(nil))
+      if let other {
+        Progress.show("\(other.name), round \(round) of \(count)")
+        otherRuns.append(try other.measure(nil))
+      }
+      if Interruption.take() { break }
     }
     if verify, workload.pattern.writes {
       Progress.show("reading back what was written")
