@@ -1,6 +1,6 @@
-/* The engine behind CAIO.h: libaio for disks, epoll for sockets, and one helper thread for
- * what libaio cannot do without waiting. Everything but the part under `mutex` belongs to the thread
- * that calls. */
+/* The engine behind CAIO.h: libaio for disks, epoll for sockets, and one helper thread for what
+ * libaio cannot do without waiting. All but the part under `mutex` belongs to the thread that
+ * calls. */
 #ifndef CAIO_ENGINE_H
 #define CAIO_ENGINE_H
 
