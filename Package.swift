@@ -151,6 +151,12 @@ let package = Package(
       dependencies: ["Exports", "BlockIO", "BlockTypes", "NBDProbe", "TestSupport"],
       swiftSettings: base),
     .testTarget(
+      name: "NodeTests",
+      dependencies: [
+        "Node", "BlockIO", "Control", "Configuration", "Metadata", "Wire", "BlockTypes",
+        .product(name: "Logging", package: "swift-log"),
+      ], swiftSettings: base),
+    .testTarget(
       name: "ConfigurationTests", dependencies: ["Configuration", "BlockTypes"], swiftSettings: base
     ),
     .testTarget(

@@ -1,0 +1,111 @@
+/// What one node must survive: clients, peers and administrators without measure or manners.
+import Configuration
+import Control
+import Foundation
+import Testing
+import Wire
+
+@Suite(.serialized) struct NodeTests {
+  @Test func `requests beyond what a core takes wait, whoever sends them`() async throws {
+    try await withNode { node in
+      try node.tell(.up)
+      try node.tell(.primary, force: true)
+      let flush: UInt16 = 3
+      let clients = try (0..<4).map { _ in try Socket.client(node.paths.nbdSocket) }
+      for client in clients { try client.request(flush, count: 500) }
+      for client in clients {
+        for _ in 0..<500 { #expect(try client.reply() == 0) }
+      }
+    }
+  }
+
+  @Test func `zeroes that are cut into more pieces than a core takes are all written`()
+    async throws
+  {
+    try await withNode { node in
+      try node.tell(.up)
+      try node.tell(.primary, force: true)
+      let clients = try (0..<3).map { _ in try Socket.client(node.paths.nbdSocket) }
+      for client in clients { try client.request(6, count: 500, length: 1 << 20) }
+      for client in clients {
+        for _ in 0..<500 { #expect(try client.reply() == 0) }
+      }
+    }
+  }
+
+  @Test func `disk and address are free when down answers, whatever a dial is doing`()
+    async throws
+  {
+    let took = try await withNode { node in
+      // A listener whose queue is full: the kernel's patience with it is minutes.
+      let silent = try Socket(listeningAt: node.peerPort, backlog: 0)
+      let filling = try (0..<4).map { _ in try Socket(port: node.peerPort, patient: false) }
+      for _ in 0..<3 {
+        try node.tell(.up)
+        usleep(20_000)
+        try node.tell(.down)
+      }
+      try node.tell(.up)
+      _ = (silent, filling)
+    }
+    #expect(took < 5)
+  }
+
+  @Test func `an attach that ends after down does not bring the resource back`() async throws {
+    try await withNode { node in
+      for _ in 0..<20 {
+        let first = try Socket(path: node.paths.controlSocket)
+        let second = try Socket(path: node.paths.controlSocket)
+        try first.send(
+          ControlCodec.line(
+            ControlRequest(.up, resource: "r0", configuration: node.configuration)))
+        try second.send(ControlCodec.line(ControlRequest(.down, resource: "r0")))
+        _ = try (first.receive(1), second.receive(1))
+        _ = try node.ask(.down)
+        #expect(try node.ask(.status).exitCode == 10)
+      }
+    }
+  }
+
+  @Test func `a configuration that no core can run is refused`() async throws {
+    try await withNode { node in
+      var changed = [ResourceConfiguration](repeating: node.configuration, count: 5)
+      changed[0].name = ""
+      changed[1].name = String(repeating: "n", count: 200)
+      changed[2].hosts += Array(repeating: changed[2].hosts[1], count: 20)
+      changed[3].hosts[1].nodeID = changed[3].hosts[0].nodeID
+      changed[4].net.koCount = 0
+      for configuration in changed {
+        #expect(try node.ask(.up, configuration).exitCode == 10)
+      }
+      try node.tell(.up)
+      #expect(try node.ask(.netOptions, changed[4]).exitCode == 10)
+    }
+  }
+
+  @Test func `data before the handshake is refused, and gets no buffer`() async throws {
+    try await withNode { node in
+      try node.tell(.up)
+      var header = MessageHeader(.write, length: 1 << 20)
+      header.payloadBytes = 1 << 20
+      var message = [UInt8](repeating: 0, count: MessageHeader.byteCount)
+      message.withUnsafeMutableBytes { header.encode(into: $0) }
+      let began = Date()
+      let peer = try Socket(port: node.port)
+      try peer.send(message)
+      #expect(peer.isClosed())
+      // Sooner than the time a stranger has to say who it is.
+      #expect(Date().timeIntervalSince(began) < 2)
+    }
+  }
+
+  @Test func `a client that sends requests ahead without end is cut off`() async throws {
+    try await withNode { node in
+      let client = try Socket(path: node.paths.controlSocket)
+      let line = try ControlCodec.line(ControlRequest(.status))
+      for _ in 0..<5_000 where client.isSent(line) {}
+      #expect(client.isClosed())
+      #expect(try node.ask(.up).exitCode == 0)
+    }
+  }
+}
