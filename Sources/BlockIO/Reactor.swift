@@ -247,6 +247,9 @@ extension Reactor {
     unsafe core.pointee.sendRingIsNearlyFull(stream)
   }
 
+  /// Bytes that are queued and have not left, payload included.
+  public func unsentBytes(_ stream: StreamID) -> Int { unsafe core.pointee.unsentBytes(stream) }
+
   /// Ends the stream at once: what is queued is dropped. The id is dead afterwards and no event
   /// comes for it. An id that is dead already is ignored.
   public mutating func closeStream(_ stream: StreamID) { unsafe core.pointee.closeStream(stream) }

@@ -200,6 +200,11 @@ extension ReactorCore {
   /// Whether the stream still occupies its place: open, ended, or still sending.
   func streamExists(_ stream: StreamID) -> Bool { streams.contains(stream.slot) }
 
+  func unsentBytes(_ stream: StreamID) -> Int {
+    let state = unsafe streams.owned(stream)
+    return unsafe state.pointee.queuedRingBytes + state.pointee.queuedPayloadBytes
+  }
+
   func sendRingIsNearlyFull(_ stream: StreamID) -> Bool {
     unsafe streams.owned(stream).pointee.ringIsNearlyFull
   }

@@ -359,12 +359,15 @@ extension NBDEngine {
     default: operation = .flush
     }
     let isFlush = operation == .flush
+    // A READ or FLUSH with FUA is legal and means nothing more than without.
+    let changesData = !isFlush && operation != .read
     let mayUnmap =
       operation == .trim
       || operation == .writeZeroes && request.flags & NBDCommandFlag.noHole == 0
     requests.push(
       ExportRequest(
-        operation: operation, fua: request.flags & NBDCommandFlag.fua != 0, mayUnmap: mayUnmap,
+        operation: operation, fua: request.flags & NBDCommandFlag.fua != 0 && changesData,
+        mayUnmap: mayUnmap,
         export: sessions[slot].export,
         offset: ByteOffset(bytes: isFlush ? 0 : request.offset &+ UInt64(issued)),
         length: count, buffer: buffer, tag: id.tag))

@@ -400,9 +400,14 @@ extension NBDEngine {
     for index in 0..<sessions.usedEnd {
       let slot = UInt32(index)
       guard let stream = sessions[slot].stream else { continue }
+      let unsent = transport.unsentBytes(stream)
+      if unsent != sessions[slot].unsent {
+        sessions[slot].unsent = unsent
+        sessions[slot].progress = now
+      }
       let idle = now.milliseconds(since: sessions[slot].progress)
       guard idle >= options.stallTimeoutMs else { continue }
-      let holdsBuffer = sessions[slot].input == .payload || transport.sendIsCongested(stream)
+      let holdsBuffer = sessions[slot].input == .payload || unsent > 0
       if holdsBuffer { close(slot, .stalled, &transport) }
     }
   }

@@ -65,6 +65,8 @@ struct NBDSession: BitwiseCopyable {
   var deadline = Instant.never
   /// When the client last made progress: something was received from it or its answers left.
   var progress = Instant(nanoseconds: 0)
+  /// Bytes of answers that had not left when that was last looked at.
+  var unsent = 0
   var stream: StreamID?
 
   static var noPiece: SlotID { SlotID(slot: .max, generation: 0) }

@@ -19,6 +19,7 @@ protocol NBDTransport: ~Copyable {
   mutating func send(
     _ stream: StreamID, payload buffer: BufferID, bufferOffset: UInt32, length: UInt32)
   func sendIsCongested(_ stream: StreamID) -> Bool
+  func unsentBytes(_ stream: StreamID) -> Int
   func streamExists(_ stream: StreamID) -> Bool
   mutating func closeStream(_ stream: StreamID)
   mutating func closeAfterSending(_ stream: StreamID)

@@ -159,6 +159,10 @@ struct FakeTransport: NBDTransport, ~Copyable {
 
   func sendIsCongested(_ stream: StreamID) -> Bool { self.stream(stream).isCongested }
 
+  func unsentBytes(_ stream: StreamID) -> Int {
+    self.stream(stream).held.count * Int(maxPayloadBytes)
+  }
+
   func streamExists(_ stream: StreamID) -> Bool {
     let stream = self.stream(stream)
     return !stream.isClosed && !(stream.closesAfterSending && stream.allSent)

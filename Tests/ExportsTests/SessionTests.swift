@@ -242,6 +242,29 @@ import Testing
     #expect(harness.leaks().isEmpty)
   }
 
+  @Test func aClientThatDoesNotReadItsAnswersIsClosedOnlyWhenOthersWait() {
+    let harness = Harness()
+    harness.transport.buffersMax = 2
+    harness.transport.holdsSends = true
+    let slow = harness.open()
+    harness.feed(slow, Bytes.request(Bytes.read, length: 2 << 20))
+    harness.run(slow)
+    harness.engine.now = Instant(nanoseconds: 60_000_000_000)
+    harness.run(slow)
+    #expect(!harness.isClosed(slow), "nobody minds")
+    let other = harness.open()
+    harness.feed(other, Bytes.request(Bytes.read, cookie: 2, length: 512))
+    harness.run(slow, other)
+    #expect(!harness.isClosed(slow), "what is unsent was looked at for the first time")
+    harness.engine.now = Instant(nanoseconds: 89_000_000_000)
+    harness.run(slow, other)
+    #expect(!harness.isClosed(slow))
+    harness.engine.now = Instant(nanoseconds: 91_000_000_000)
+    harness.run(slow, other)
+    #expect(harness.stream(slow).isClosed)
+    #expect(replies(harness, other).map(\.cookie) == [2])
+  }
+
   @Test func closingAnExportAnswersTheCoreAndRefusesTheRest() {
     let harness = Harness()
     let idle = harness.open()

@@ -162,7 +162,7 @@ import Testing
     #expect(answer.map(\.cookie).sorted() == [1, 2, 3, 4, 5, 6, 7])
     #expect(
       harness.log.map(\.operation) == [.flush, .flush, .trim, .writeZeroes, .writeZeroes, .read])
-    #expect(harness.log.map(\.fua) == [false, true, true, false, false, true])
+    #expect(harness.log.map(\.fua) == [false, false, true, false, false, false])
     #expect(harness.log.map(\.mayUnmap) == [false, false, true, true, false, false])
     #expect(harness.log[1].offset.bytes == 0 && harness.log[1].length == 0)
     #expect(harness.log[2].offset.bytes == 512 && harness.log[2].length == 1024)
