@@ -90,7 +90,7 @@ struct LoadLoop<Target: BlockTarget & ~Copyable>: ~Copyable {
     reset()
     var phaseWorkload = workload
     phaseWorkload.pattern = pattern
-    phaseWorkload.seed &+= phase
+    phaseWorkload.seed &+= phase &+ verifier.earlierWrites
     phase += 1
     source = .generated(AddressGenerator(workload: phaseWorkload, blockCount: blockCount))
     let start = monotonicNs()

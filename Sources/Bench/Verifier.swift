@@ -29,6 +29,8 @@ struct Verifier: ~Copyable {
   private let unitsPerBlock: Int
   private let unitBytes: Int
   private(set) var result = VerificationResult()
+  /// Writes in the log when it was opened: a load that continues a log goes on to other blocks.
+  let earlierWrites: UInt64
 
   /// A verifier over the region of `log`, for `depth` slots.
   init(mode: Mode, log: consuming WriteLog, depth: Int, allowsTorn: Bool = false) {
@@ -39,6 +41,7 @@ struct Verifier: ~Copyable {
     let blocks = mode == .off ? 0 : Int(log.regionBytes / UInt64(log.blockBytes))
     busy = FixedArray(count: blocks) { _ in false }
     snapshots = FixedArray(count: mode == .off ? 0 : depth * unitsPerBlock) { _ in 0 }
+    earlierWrites = log.writeCount
     self.log = log
   }
 

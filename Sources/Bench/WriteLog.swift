@@ -134,6 +134,11 @@ struct WriteLog: ~Copyable {
     return unsafe entries[unit]
   }
 
+  /// Writes that were ever issued.
+  var writeCount: UInt64 {
+    unsafe memory.load(fromByteOffset: Header.sequenceOffset, as: UInt64.self) &- 1
+  }
+
   /// A sequence number that no write has had.
   @inline(__always)
   mutating func nextSequence() -> UInt64 {

@@ -96,6 +96,7 @@ struct VerificationTests {
     }
     var again = try WriteLog(path: path, seed: 99, blockBytes: 8192, regionBytes: 65536)
     #expect(again.seed == 5)
+    #expect(again.writeCount == 2)
     #expect(again.nextSequence() == 3)
     #expect(again[3].issued == 2)
     #expect(again[3].acknowledged == 1)
