@@ -32,7 +32,7 @@ extension ReactorCore {
       let leaving = leavingStreams
       foundEvent = nextCompletionEvent()
       let isQuiet = foundEvent == nil && pool.freedCount == freed && leavingStreams == leaving
-      guard isQuiet, operationsInFlight > 0, deadline > now else { return }
+      guard isQuiet, announced.isEmpty, operationsInFlight > 0, deadline > now else { return }
     }
   }
 

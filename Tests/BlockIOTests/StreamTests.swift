@@ -390,6 +390,26 @@ struct StreamTests {
     #expect(reactor.now.milliseconds(since: start) < 2000)
   }
 
+  /// So must an owner who waits for a stream to be gone, while others live on.
+  @Test(arguments: engines)
+  func goneStreamsEndTheWait(engine: EngineChoice) throws {
+    var reactor = try Reactor(options: smallOptions(engine))
+    let (first, firstPeer) = try makeSocketPair()
+    let (second, secondPeer) = try makeSocketPair()
+    defer { for peer in [firstPeer, secondPeer] { close(peer) } }
+    let leaving = try reactor.open(first, tag: 1)
+    _ = try reactor.open(second, tag: 2)
+    reactor.expectNothing(milliseconds: 2)
+    reactor.closeStream(leaving)
+    #expect(reactor.streamExists(leaving) == true)
+    let start = reactor.now
+    while reactor.streamExists(leaving), reactor.now.milliseconds(since: start) < 3000 {
+      reactor.wait(until: start.advanced(milliseconds: 3000))
+      #expect(reactor.nextEvent() == nil)
+    }
+    #expect(reactor.now.milliseconds(since: start) < 2000)
+  }
+
   /// Bytes that were found before the owner paused the stream are announced after he resumed it.
   @Test(arguments: engines)
   func pausingBeforeTheEventKeepsTheBytes(engine: EngineChoice) throws {
