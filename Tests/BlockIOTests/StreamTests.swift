@@ -110,6 +110,31 @@ struct StreamTests {
     #expect(reactor.window(stream) == Array(content[2900...]))
   }
 
+  /// Behind a large payload little is taken into the window, so that the next one is not copied; with
+  /// small messages after it, receives are large again.
+  @Test(arguments: engines)
+  func windowFollowsTheTraffic(engine: EngineChoice) throws {
+    var reactor = try Reactor(options: smallOptions(engine))
+    let (mine, peer) = try makeSocketPair()
+    defer { close(peer) }
+    let stream = try reactor.open(mine, tag: 1)
+    let buffer = try reactor.buffer(1 << 20)
+    let isWhole = reactor.receivePayload(stream, into: buffer, length: 100_000)
+    #expect(!isWhole)
+    let content = pattern(150_000, seed: 3)
+    #expect(write(peer, content, content.count) == content.count)
+    try reactor.expect(.payload(stream: stream, tag: 1))
+    #expect(reactor.bytes(buffer, 0..<100_000) == Array(content[..<100_000]))
+    var sizes: [Int] = []
+    while sizes.last != 50_000 {
+      try reactor.expect(.received(stream: stream, tag: 1))
+      sizes.append(reactor.window(stream).count)
+    }
+    #expect(sizes[0] <= 1024)
+    #expect(sizes.count < 10, "\(sizes)")
+    #expect(reactor.window(stream) == Array(content[100_000...]))
+  }
+
   /// More than the socket takes at once is sent in parts, in order and whole.
   @Test(arguments: engines)
   func partialSendsContinue(engine: EngineChoice) throws {
