@@ -21,9 +21,9 @@ struct ControlServer {
   /// Listens on `path`, replacing a socket file that a dead daemon left behind.
   static func start(
     path: String, group: MultiThreadedEventLoopGroup, handler: @escaping RequestHandler
-  ) async throws -> ControlServer {
+  ) throws -> ControlServer {
     let counter = ConnectionCounter()
-    let channel = try await ServerBootstrap(group: group)
+    let channel = try ServerBootstrap(group: group)
       .serverChannelOption(.backlog, value: 64)
       .childChannelInitializer { channel in
         channel.eventLoop.makeCompletedFuture {
@@ -36,12 +36,12 @@ struct ControlServer {
           try pipeline.addHandler(ControlHandler(handler: handler))
         }
       }
-      .bind(unixDomainSocketPath: path, cleanupExistingSocketFile: true).get()
+      .bind(unixDomainSocketPath: path, cleanupExistingSocketFile: true).wait()
     return ControlServer(channel: channel)
   }
 
-  func close() async {
-    try? await channel.close().get()
+  func close() {
+    try? channel.close().wait()
   }
 }
 

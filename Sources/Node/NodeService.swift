@@ -119,19 +119,19 @@ public final class NodeService: Sendable {
   public func serve(
     whenReady: @Sendable () -> Void,
     configuration: @escaping @Sendable () throws -> Configuration
-  ) async throws {
-    await restore(configuration)
-    let server = try await ControlServer.start(path: paths.controlSocket, group: group) {
+  ) throws {
+    restore(configuration)
+    let server = try ControlServer.start(path: paths.controlSocket, group: group) {
       [self] request, reply in
       submit(request, reply)
     }
     whenReady()
-    await state.waitForStop()
-    await server.close()
-    await terminate()
+    state.waitForStop()
+    server.close()
+    terminate()
     _ = unsafe unlink(paths.controlSocket)
     _ = unsafe unlink(paths.nbdSocket)
-    try? await group.shutdownGracefully()
+    try? group.syncShutdownGracefully()
     state.finishWriting()
     log.flush()
   }
@@ -145,7 +145,7 @@ public final class NodeService: Sendable {
       .request(request) { answer in
         guard answer.exitCode == 0, state.remembers(request.command) else { return reply(answer) }
         // Writing a file may take its time, and this is the reactor's thread.
-        state.queue.async {
+        state.worker.add {
           state.record(request)
           reply(answer)
         }
@@ -154,7 +154,7 @@ public final class NodeService: Sendable {
     reply(ControlReply(exitCode: 20, standardError: ["ashlard: too many requests; try again"]))
   }
 
-  private func restore(_ load: @Sendable () throws -> Configuration) async {
+  private func restore(_ load: @Sendable () throws -> Configuration) {
     let wanted = state.current.resources
     guard !wanted.isEmpty else { return }
     let configuration: Configuration
@@ -170,20 +170,34 @@ public final class NodeService: Sendable {
         continue
       }
       let request = ControlRequest(.up, resource: resource.name, configuration: found)
-      let reply = await withCheckedContinuation { continuation in
-        let posted = mailbox.post(
-          .restore(request, wantsPrimary: resource.primary) { continuation.resume(returning: $0) })
-        if !posted { continuation.resume(returning: ControlReply(exitCode: 20)) }
-      }
+      let waiting = WaitingReply()
+      let posted = mailbox.post(
+        .restore(request, wantsPrimary: resource.primary) { waiting.finish($0) })
+      let reply = posted ? waiting.wait() : ControlReply(exitCode: 20)
       for line in reply.standardError { logger.error("\(resource.name): \(line)") }
     }
   }
 
-  private func terminate() async {
-    _ = await withCheckedContinuation { continuation in
-      let posted = mailbox.post(.terminate { continuation.resume(returning: $0) })
-      if !posted { continuation.resume(returning: ControlReply(exitCode: 20)) }
-    }
+  private func terminate() {
+    let waiting = WaitingReply()
+    if mailbox.post(.terminate { waiting.finish($0) }) { _ = waiting.wait() }
+  }
+}
+
+/// An answer that a thread waits for.
+private final class WaitingReply: @unchecked Sendable {
+  // Unchecked: `reply` is written before the semaphore is signalled and read after the wait.
+  private let semaphore = DispatchSemaphore(value: 0)
+  private var reply = ControlReply()
+
+  func finish(_ reply: ControlReply) {
+    self.reply = reply
+    semaphore.signal()
+  }
+
+  func wait() -> ControlReply {
+    semaphore.wait()
+    return reply
   }
 }
 
@@ -208,68 +222,17 @@ private final class StartedLoop: @unchecked Sendable {
   }
 }
 
-/// Writes log lines away from the reactor's thread: a slow terminal must not delay I/O.
-///
-/// Bounded: when nobody reads the log, lines are left out and counted, and nothing else waits.
-private final class LogQueue: @unchecked Sendable {
-  // Unchecked: the counters are touched with `lock` held.
-  private let logger: Logger
-  private let queue = DispatchQueue(label: "log")
-  private let lock = NSLock()
-  private var waiting = 0
-  private var lost = 0
-
-  /// Lines that may wait: some seconds of a node where everything goes wrong.
-  private static let limit = 4096
-
-  init(logger: Logger) { self.logger = logger }
-
-  func write(_ severity: LogSeverity, _ line: String) {
-    let fits = lock.withLock {
-      guard waiting < Self.limit else {
-        lost += 1
-        return false
-      }
-      waiting += 1
-      return true
-    }
-    guard fits else { return }
-    queue.async { self.emit(severity, line) }
-  }
-
-  private func emit(_ severity: LogSeverity, _ line: String) {
-    switch severity {
-    case .info: logger.info("\(line)")
-    case .warning: logger.warning("\(line)")
-    case .error: logger.error("\(line)")
-    }
-    let left = lock.withLock {
-      waiting -= 1
-      defer { lost = 0 }
-      return lost
-    }
-    if left > 0 { logger.warning("\(left) lines of the log were left out: nobody read them") }
-  }
-
-  /// Waits, for a moment, until the last lines are out.
-  func flush() {
-    let done = DispatchSemaphore(value: 0)
-    queue.async { done.signal() }
-    _ = done.wait(timeout: .now() + 1)
-  }
-}
-
 /// Keeps the list of what is up, on disk and in memory, and the wish to stop.
 private final class StateKeeper: @unchecked Sendable {
   // Unchecked: everything is touched with `lock` held.
   private let lock = NSLock()
   /// Where files are written, one after the other.
-  let queue = DispatchQueue(label: "state")
+  let worker = Worker(name: "state")
   private let path: String
   private let logger: Logger
   private var state: NodeState
   private var wasStopped = false
-  private var stopped: CheckedContinuation<Void, Never>?
+  private let stopped = DispatchSemaphore(value: 0)
 
   init(path: String, logger: Logger) {
     self.path = path
@@ -298,7 +261,7 @@ private final class StateKeeper: @unchecked Sendable {
   }
 
   /// Waits until everything is written that was to be.
-  func finishWriting() { queue.sync {} }
+  func finishWriting() { worker.finish(within: 10) }
 
   /// Remembers what a successful request changed.
   func record(_ request: ControlRequest) {
@@ -324,21 +287,9 @@ private final class StateKeeper: @unchecked Sendable {
   }
 
   func stop() {
-    let waiting = lock.withLock {
-      wasStopped = true
-      defer { stopped = nil }
-      return stopped
-    }
-    waiting?.resume()
+    lock.withLock { wasStopped = true }
+    stopped.signal()
   }
 
-  func waitForStop() async {
-    await withCheckedContinuation { continuation in
-      let isStopping = lock.withLock {
-        if !wasStopped { stopped = continuation }
-        return wasStopped
-      }
-      if isStopping { continuation.resume() }
-    }
-  }
+  func waitForStop() { stopped.wait() }
 }

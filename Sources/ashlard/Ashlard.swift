@@ -3,13 +3,13 @@ import ArgumentParser
 import BlockIO
 import Configuration
 import Control
-import Dispatch
 import Foundation
+import Glibc
 import Logging
 import Node
 
 @main
-struct Ashlard: AsyncParsableCommand {
+struct Ashlard: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "ashlard", abstract: "Replicated block storage: the daemon of one node.",
     discussion: """
@@ -28,7 +28,9 @@ struct Ashlard: AsyncParsableCommand {
   @Flag(name: .shortAndLong, help: "Log everything.")
   var verbose = false
 
-  mutating func run() async throws {
+  mutating func run() throws {
+    // Before any thread is made, so that every thread inherits it: one thread takes the signals.
+    let signals = Self.blockSignals()
     let environment = try NodeEnvironment(
       configurationFile: config, node: node, runDirectory: runDir)
     let isVerbose = verbose
@@ -43,15 +45,14 @@ struct Ashlard: AsyncParsableCommand {
       node: environment.node, paths: environment.paths,
       engine: try engine(configurationFile: file), logger: logger)
     logger.info("node \(environment.node): I/O engine \(service.engineDescription)")
-    let signals = Self.stopOnSignals(service, logger)
-    try await service.serve {
+    Self.stopOnSignals(signals, service, logger)
+    try service.serve {
       // The one line on standard output: scripts wait for it.
       FileHandle.standardOutput.write(Data("ashlard: node \(environment.node) is ready\n".utf8))
       ServiceManager.notify("READY=1")
     } configuration: {
       try Configuration.load(path: file)
     }
-    for signal in signals { signal.cancel() }
     logger.info("stopped")
   }
 
@@ -71,19 +72,28 @@ struct Ashlard: AsyncParsableCommand {
     return wantsLibaio ? .libaio : .automatic
   }
 
+  private static func blockSignals() -> sigset_t {
+    var signals = sigset_t()
+    unsafe sigemptyset(&signals)
+    unsafe sigaddset(&signals, SIGTERM)
+    unsafe sigaddset(&signals, SIGINT)
+    unsafe pthread_sigmask(SIG_BLOCK, &signals, nil)
+    return signals
+  }
+
   private static func stopOnSignals(
-    _ service: NodeService, _ logger: Logger
-  ) -> [any DispatchSourceSignal] {
-    [SIGTERM, SIGINT].map { number in
-      signal(number, SIG_IGN)
-      let source = DispatchSource.makeSignalSource(signal: number, queue: .global())
-      source.setEventHandler {
+    _ signals: sigset_t, _ service: NodeService, _ logger: Logger
+  ) {
+    let thread = Thread {
+      var signals = signals
+      var number: Int32 = 0
+      while unsafe sigwait(&signals, &number) == 0 {
         logger.info("stopping")
         ServiceManager.notify("STOPPING=1")
         service.stop()
       }
-      source.resume()
-      return source
     }
+    thread.name = "signals"
+    thread.start()
   }
 }

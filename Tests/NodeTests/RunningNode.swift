@@ -58,11 +58,15 @@ func withNode(_ body: @Sendable @escaping (RunningNode) throws -> Void) async th
     logger: Logger(label: "test", factory: { _ in SwiftLogNoOpLogHandler() }))
   let ready = DispatchSemaphore(value: 0)
   let serving = Task {
-    try await service.serve {
-      ready.signal()
-    } configuration: {
-      Configuration()
-    }
+    try await onThread {
+      Result {
+        try service.serve {
+          ready.signal()
+        } configuration: {
+          Configuration()
+        }
+      }
+    }.get()
   }
   let result = await onThread {
     ready.wait()
