@@ -1,7 +1,7 @@
 /// A thread that does one thing after the other.
 ///
-/// Not a dispatch queue, and nothing here is `async`: libdispatch's pool wakes up every second to look
-/// after its threads once it was used, and an idle daemon must sleep.
+/// Not a dispatch queue, and nothing here is `async`: libdispatch's pool wakes up every second to
+/// look after its threads once it was used, and an idle daemon must sleep.
 import Foundation
 
 /// A thread that does what it is given, in order, and sleeps otherwise.

@@ -1,8 +1,8 @@
 /// One fault at every point of a small run: before and after each effect of the core, in turn.
 ///
-/// Random seeds meet a window of a microsecond rarely; this enumeration cannot miss it. The run is
-/// short (a first sync, a dozen requests, a cut, a switch-over, a restart) and the same each time up
-/// to the fault, so a point is named by its node and the number of the effect.
+/// Random seeds meet a window of a microsecond rarely; this enumeration cannot miss it. The run
+/// is short (a first sync, a dozen requests, a cut, a switch-over, a restart) and the same each
+/// time up to the fault, so a point is named by its node and the number of the effect.
 
 /// What happens at the point.
 package enum PointFault: String, CaseIterable, Sendable {

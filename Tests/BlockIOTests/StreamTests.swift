@@ -110,8 +110,8 @@ struct StreamTests {
     #expect(reactor.window(stream) == Array(content[2900...]))
   }
 
-  /// Behind a large payload little is taken into the window, so that the next one is not copied; with
-  /// small messages after it, receives are large again.
+  /// Behind a large payload little is taken into the window, so that the next one is not copied;
+  /// with small messages after it, receives are large again.
   @Test(arguments: engines)
   func windowFollowsTheTraffic(engine: EngineChoice) throws {
     var reactor = try Reactor(options: smallOptions(engine))
