@@ -54,46 +54,55 @@ extension Cluster {
 
   private func checkChange(_ node: SimulatedNode, _ pending: PendingRequest) {
     guard let change = pending.change else { return }
-    let words = history.words(change)
     var holders = participants(node)
     if !holders.contains(node.index) {
       violate(.durability, "node \(node.index) acknowledged w\(change) without an UpToDate disk")
     }
     for other in nodes where holders.contains(other.index) {
-      let isLost = !pending.forceUnitAccess && hasLostPower(other, since: pending.begun)
       // It had written it and answered, and lost power while the answer was under way.
-      if isLost { holders.remove(Set2(other.index)) }
-      for (index, sector) in pending.sectors.enumerated() where !isLost {
-        if other.disk.word(at: sector) != words[index] {
-          violate(
-            .durability,
-            """
-            w\(change) was acknowledged, but sector \(sector) of node \(other.index) holds \
-            \(SectorStamp(bits: other.disk.word(at: sector)))
-            """)
-          return
-        }
-        if pending.forceUnitAccess, !other.disk.isStable(at: sector) {
-          violate(
-            .durability,
-            "w\(change) was acknowledged under FUA, but is not stable on node \(other.index)")
-          return
-        }
+      if !pending.forceUnitAccess, hasLostPower(other, since: pending.begun) {
+        holders.remove(Set2(other.index))
+      } else if let text = missing(
+        change, pending, on: other, isOwn: other === node, isSure: true)
+      {
+        return violate(.durability, "w\(change) was acknowledged, but \(text)")
       }
     }
     let answerable = holders
-    // A peer that has the write among good data holds it, whatever this node knows of that.
+    // A peer that has the write among good data holds it, whatever this node knows of that. Zeroes
+    // prove little: they may have been there before, and an older write may still be on its way.
     let peer = nodes[1 - node.index]
-    let peerHasIt = zip(pending.sectors, words).allSatisfy { peer.disk.word(at: $0) == $1 }
+    let peerHasIt = missing(change, pending, on: peer, isOwn: false, isSure: false) == nil
     let peerIsWhole =
       peer.isRunning
       ? peer.diskState.rawValue > DiskState.inconsistent.rawValue
       : peer.durableSuperblock.map { $0.diskState != .inconsistent } ?? false
-    if peerHasIt, peerIsWhole { holders.insert(Set2(peer.index)) }
-    // Zeroes that were there before may pass for this write's, so nothing is said of their flush.
+    let isShared = peerHasIt && peerIsWhole
+    if isShared, pending.operation == .write { holders.insert(Set2(peer.index)) }
     history.acknowledge(
-      change, holders: holders, durableOn: pending.forceUnitAccess ? answerable : [])
+      change, holders: holders, durableOn: pending.forceUnitAccess ? answerable : [],
+      isShared: isShared)
     if !peerHasIt, !hasLostPower(peer, since: pending.begun) { checkLineage(node, change) }
+  }
+
+  /// What `other` lacks of an acknowledged change, in words.
+  private func missing(
+    _ change: Int, _ pending: PendingRequest, on other: SimulatedNode, isOwn: Bool,
+    isSure: Bool
+  ) -> String? {
+    let words = history.words(change)
+    for (index, sector) in pending.sectors.enumerated() {
+      let word = other.disk.word(at: sector)
+      if word != words[index] {
+        // An old answer: the peer was promoted meanwhile, and its own clients write there now.
+        if !isOwn, history.isNewer(word, sector: sector, than: change) { continue }
+        return "sector \(sector) of node \(other.index) holds \(SectorStamp(bits: word))"
+      }
+      if isSure, pending.forceUnitAccess, !other.disk.isStable(at: sector) {
+        return "sector \(sector) is not stable on node \(other.index) in spite of FUA"
+      }
+    }
+    return nil
   }
 
   private func hasLostPower(_ node: SimulatedNode, since begun: UInt64) -> Bool {
@@ -222,7 +231,7 @@ extension Cluster {
       other.isUnreconciled = false
       other.lostPower = false
     }
-    if history.isForked {
+    if history.isForked, nodes.allSatisfy({ $0.diskState != .diskless }) {
       violate(.divergence, "node \(node.index) is Connected though both hold writes of their own")
     }
   }
@@ -246,9 +255,10 @@ extension Cluster {
   func isDurable(_ block: Superblock?, _ node: SimulatedNode) {
     let old = node.durableSuperblock
     node.durableSuperblock = block
-    guard let old, let block, old.diskState == .inconsistent, block.diskState == .upToDate else {
-      return
-    }
+    // A power loss may bring an older copy back, when the newer one was left by a failed write.
+    guard let old, let block, block.sequence > old.sequence, old.diskState == .inconsistent,
+      block.diskState == .upToDate
+    else { return }
     // A forced promotion records that the peer lacks something; the end of a resync does not.
     if block.peers.first?.base == nil { syncEnded(node) }
   }

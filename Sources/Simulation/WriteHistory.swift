@@ -97,8 +97,24 @@ package struct WriteHistory {
     }
   }
 
+  /// Whether `word` in `sector` was written by a change that began after `change`.
+  package func isNewer(_ word: UInt64, sector: Int, than change: Int) -> Bool {
+    let begun = records[change].begun
+    if word == 0 { return zeroers[sector].contains { records[$0].begun > begun } }
+    let stamp = SectorStamp(bits: word)
+    let number = Int(stamp.sequence)
+    guard stamp.belongs(in: UInt64(sector), seed: seed), number < records.count else {
+      return false
+    }
+    return records[number].begun > begun
+  }
+
   /// A change was acknowledged while `holders` had it, and had it stable where FUA asked for that.
-  package mutating func acknowledge(_ number: Int, holders: Set2, durableOn: Set2 = []) {
+  ///
+  /// - Parameter isShared: the other replica lacks nothing of it, though it is not sure to keep it.
+  package mutating func acknowledge(
+    _ number: Int, holders: Set2, durableOn: Set2 = [], isShared: Bool = false
+  ) {
     clock += 1
     records[number].acknowledged = clock
     let begun = records[number].begun
@@ -107,7 +123,7 @@ package struct WriteHistory {
         held[node][sector] = max(held[node][sector], begun)
         if durableOn.contains(node) { durable[node][sector] = max(durable[node][sector], begun) }
       }
-      guard !holders.contains(1 - node) else { continue }
+      guard !holders.contains(1 - node), !isShared else { continue }
       if exclusiveSince[node] == nil { exclusiveSince[node] = clock }
       exclusiveLast[node] = clock
     }
