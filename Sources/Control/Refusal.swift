@@ -67,10 +67,6 @@ extension Refusal {
   public static let noRemoteDisk = state(
     -5, "Can not resync without remote disk",
     hint: "connect to a peer with an UpToDate disk first")
-  /// A resync or verify runs already.
-  public static let resyncActive = state(-8, "Verify or resync already running")
-  /// Disconnect where nothing is connected.
-  public static let alreadyStandAlone = state(-9, "Already in StandAlone")
   /// The peer refused.
   public static let refusedByPeer = state(
     -10, "State change was refused by peer node", hint: "the peer's log says why")
@@ -80,11 +76,6 @@ extension Refusal {
   /// A client has the volume open.
   public static let heldOpen = state(
     -12, "Device is held open by someone", hint: "close the clients of {} first")
-  /// A connection is needed.
-  public static let needConnection = state(
-    -15, "Need a connection for this operation", hint: "run 'ashlaradm connect {}' first")
-  /// Not in this version.
-  public static let notSupported = state(-17, "Not supported")
   /// A command or a handshake is under way.
   public static let transient = state(-18, "In transient state, retry after next state change")
   /// The answer did not come in time.
@@ -97,10 +88,6 @@ extension Refusal {
     hint: "stop what listens there, or choose another port in 'address'")
   /// The backing disk cannot be opened.
   public static let cannotOpenDisk = request(104, "Can not open backing device.")
-  /// The metadata device cannot be opened.
-  public static let cannotOpenMetaDisk = request(105, "Can not open meta data device.")
-  /// The backing disk has no room for data and metadata.
-  public static let diskTooSmall = request(111, "Backing device is too small.")
   /// The backing disk cannot be read.
   public static let metadataReadError = request(
     118, "IO error while reading meta data.", hint: "replace the disk")
@@ -109,18 +96,9 @@ extension Refusal {
   /// The disk is attached already.
   public static let alreadyAttached = request(
     124, "Device is attached to a disk (use detach first)")
-  /// The resource is connecting already.
-  public static let alreadyConfigured = request(
-    125, "Connection is configured already (use disconnect first)")
-  /// The volume is not up.
-  public static let unknownVolume = request(
-    127, "Device minor not allocated", hint: "{} is not up: run 'ashlaradm up {}'")
   /// The resource is not up.
   public static let unknownResource = request(
     158, "Unknown resource", hint: "{} is not up: run 'ashlaradm up {}'")
-  /// The resource is Primary or has clients.
-  public static let resourceInUse = request(
-    159, "Resource is in use", hint: "run 'ashlaradm secondary {}' first")
   /// The resource is up already.
   public static let resourceExists = request(
     161, "Resource already exists", hint: "'ashlaradm adjust {}' applies what has changed")

@@ -96,31 +96,35 @@ extension NodeLoop {
   // MARK: Status
 
   private func statusReply(_ request: ControlRequest) -> ControlReply {
-    var all: [ResourceStatus] = []
-    for slot in 0..<volumeEnd {
-      guard let volume = unsafe volumes[slot], unsafe !volume.pointee.isLeaving else { continue }
-      if let name = request.resource, unsafe volume.pointee.configuration.name != name { continue }
-      all.append(
-        unsafe volume.pointee.status(
-          engine: reactor.engineDescription, isOpen: isOpen(slot), now: reactor.now))
-    }
-    if let name = request.resource, all.isEmpty {
-      return ControlReply(exitCode: 10, standardError: ["\(name): No such resource"])
-    }
-    return ControlReply(status: all)
+    let slots = slots(for: request)
+    if let missing = refusal(of: request, slots) { return missing }
+    return ControlReply(
+      status: slots.compactMap { slot in
+        unsafe volumes[slot]?.pointee.status(
+          engine: reactor.engineDescription, isOpen: isOpen(slot), now: reactor.now)
+      })
   }
 
   private func showReply(_ request: ControlRequest) -> ControlReply {
-    var all: [ResourceConfiguration] = []
-    for slot in 0..<volumeEnd {
-      guard let volume = unsafe volumes[slot], unsafe !volume.pointee.isLeaving else { continue }
-      if let name = request.resource, unsafe volume.pointee.configuration.name != name { continue }
-      all.append(unsafe volume.pointee.configuration)
+    let slots = slots(for: request)
+    if let missing = refusal(of: request, slots) { return missing }
+    return ControlReply(
+      configurations: slots.compactMap { unsafe volumes[$0]?.pointee.configuration })
+  }
+
+  /// The volumes that a query is about: the one it names, or all that are up.
+  private func slots(for request: ControlRequest) -> [Int] {
+    if let name = request.resource { return slot(of: name).map { [$0] } ?? [] }
+    return (0..<volumeEnd).filter { slot in
+      guard let volume = unsafe volumes[slot] else { return false }
+      return unsafe !volume.pointee.isLeaving
     }
-    if let name = request.resource, all.isEmpty {
-      return ControlReply(exitCode: 10, standardError: ["\(name): No such resource"])
-    }
-    return ControlReply(configurations: all)
+  }
+
+  /// What a query that names a resource is told when that is not up.
+  private func refusal(of request: ControlRequest, _ slots: [Int]) -> ControlReply? {
+    guard let name = request.resource, slots.isEmpty else { return nil }
+    return ControlReply(exitCode: 10, standardError: ["\(name): No such resource"])
   }
 
   // MARK: Up and down
