@@ -66,13 +66,17 @@ private final class Guest {
   /// Waits for an answer of the guest that begins with `answer`.
   func wait(for answer: String, seconds: Double = 60) throws {
     try waitUntil("the guest says '\(answer)'", seconds: seconds, explanation: { machine.text }) {
-      let text = machine.text.dropFirst(seen)
-      if text.contains("guest: failed") || !machine.isRunning {
-        throw Failure("the guest failed before '\(answer)':\n\(machine.text.suffix(4000))")
+      // Asked before the console is read: a guest that answers and ends at once has answered.
+      let hadEnded = !machine.isRunning
+      let text = machine.text
+      if let range = text.dropFirst(seen).range(of: "guest: \(answer)") {
+        seen = text.distance(from: text.startIndex, to: range.upperBound)
+        return true
       }
-      guard let range = text.range(of: "guest: \(answer)") else { return false }
-      seen = machine.text.distance(from: machine.text.startIndex, to: range.upperBound)
-      return true
+      if hadEnded || text.contains("guest: failed") {
+        throw Failure("the guest failed before '\(answer)':\n\(text.suffix(4000))")
+      }
+      return false
     }
   }
 
