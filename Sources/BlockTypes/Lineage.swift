@@ -106,4 +106,7 @@ extension Generation {
   public static func beforeAll(_ node: NodeID) -> Generation {
     Generation(number: 0, id: 0, author: node)
   }
+
+  /// Whether this stands for "no generation at all": numbers of generations begin with 1.
+  public var isBeforeAll: Bool { number == 0 }
 }

@@ -4,4 +4,4 @@
 public let ashlarVersion = "0.1.0"
 
 /// The version of the peer protocol, as `proc` prints it. The same as `Wire`'s `Hello`.
-public let peerProtocolVersion = 1
+public let peerProtocolVersion = 2

@@ -20,12 +20,16 @@
 /// |10 | one extends the other                               | the longer is source             |
 /// |11 | equal, both say the other lacks writes              | refuse                           |
 /// |12 | equal, one says the other lacks writes              | that one is source               |
-/// |13 | equal, none crashed                                 | no sync, both UpToDate           |
+/// |13 | equal, none crashed, no block marked                | no sync, both UpToDate           |
 /// |14 | equal, one crashed                                  | the other one is source          |
 /// |15 | equal, both crashed                                 | the old Primary, else the lower  |
 /// |   |                                                     | node id, is source               |
+/// |16 | equal, none crashed, blocks are marked              | the Primary, else who marked     |
+/// |   |                                                     | them, else the lower node id, is |
+/// |   |                                                     | source                           |
 ///
-/// A target that is Primary is refused in every row: its clients have seen its data.
+/// A target that is Primary is refused in every row: its clients have seen its data. How much is
+/// copied, `SyncExtent` says.
 ///
 /// An Outdated replica is known to lack acknowledged writes. It is never the source for one that
 /// has nothing better, because both would end UpToDate without them (P2): the operator has to say
@@ -56,7 +60,7 @@ public enum Rule: UInt8, Sendable, BitwiseCopyable, CaseIterable {
   case bothPrimary = 1
   case diskMissing, sizeMismatch, bothEmpty, oneEmpty, unrelated, bothInconsistent, oneInconsistent
   case splitBrain, extends, equalBothUnshared, equalOneUnshared, equalClean, equalOneCrashed
-  case equalBothCrashed
+  case equalBothCrashed, equalMarked
 
   /// The rule in words, for the log.
   public var text: String {
@@ -76,6 +80,7 @@ public enum Rule: UInt8, Sendable, BitwiseCopyable, CaseIterable {
     case .equalClean: "same generation, no crash"
     case .equalOneCrashed: "same generation, one side crashed"
     case .equalBothCrashed: "same generation, both sides crashed"
+    case .equalMarked: "same generation, blocks are marked as different"
     }
   }
 }
@@ -88,6 +93,8 @@ public struct Decision: Equatable, Sendable, BitwiseCopyable {
   public var reason: Reason
   /// The row of the table.
   public var rule: Rule
+  /// What the target copies; `none` when there is no target.
+  public var extent = SyncExtent.none
 
   init(_ action: Action, _ rule: Rule, _ reason: Reason = .none) {
     self.action = action
@@ -109,12 +116,17 @@ public struct Decision: Equatable, Sendable, BitwiseCopyable {
     if mine.volumeBytes != theirs.volumeBytes {
       return Decision(.refuse, .sizeMismatch, .sizeMismatch)
     }
-    let decision = byLineage(mine, theirs, iAmLower)
+    var decision = byLineage(mine, theirs, iAmLower)
     let targetIsPrimary =
       decision.action == .syncTarget && mine.role == .primary
       || decision.action == .syncSource && theirs.role == .primary
     guard !targetIsPrimary else {
       return Decision(.refuse, decision.rule, .primaryWouldBeTarget)
+    }
+    switch decision.action {
+    case .noSync, .refuse: break
+    case .syncSource: decision.extent = SyncExtent(source: mine, target: theirs)
+    case .syncTarget: decision.extent = SyncExtent(source: theirs, target: mine)
     }
     return decision
   }
@@ -160,7 +172,7 @@ public struct Decision: Equatable, Sendable, BitwiseCopyable {
     }
     if mine.holdsUnshared { return Decision(.syncSource, .equalOneUnshared) }
     if theirs.holdsUnshared { return Decision(.syncTarget, .equalOneUnshared) }
-    if !mine.crashed && !theirs.crashed { return Decision(.noSync, .equalClean) }
+    if !mine.crashed && !theirs.crashed { return equalAndQuiet(mine, theirs, iAmLower) }
     if !mine.crashed { return Decision(.syncSource, .equalOneCrashed) }
     if !theirs.crashed { return Decision(.syncTarget, .equalOneCrashed) }
     if mine.wasPrimary != theirs.wasPrimary {
@@ -168,9 +180,28 @@ public struct Decision: Equatable, Sendable, BitwiseCopyable {
     }
     return Decision(iAmLower ? .syncSource : .syncTarget, .equalBothCrashed)
   }
+
+  /// Marked blocks are never dropped because two ids are equal: only content clears them (P2).
+  private static func equalAndQuiet(
+    _ mine: StateReport, _ theirs: StateReport, _ iAmLower: Bool
+  ) -> Decision {
+    guard mine.hasMarks || theirs.hasMarks else { return Decision(.noSync, .equalClean) }
+    let iAmSource: Bool
+    if mine.role != theirs.role {
+      iAmSource = mine.role == .primary
+    } else if mine.hasMarks != theirs.hasMarks {
+      iAmSource = mine.hasMarks
+    } else {
+      iAmSource = iAmLower
+    }
+    return Decision(iAmSource ? .syncSource : .syncTarget, .equalMarked)
+  }
 }
 
 extension StateReport {
   /// Whether the data is all of an unbroken history, as far as the replica knows.
   fileprivate var isGoodSource: Bool { disk == .consistent || disk == .upToDate }
+
+  /// Whether blocks count as different from the receiver's.
+  fileprivate var hasMarks: Bool { isFull || outOfSyncBlocks > 0 }
 }

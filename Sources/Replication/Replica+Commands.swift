@@ -162,7 +162,8 @@ extension Replica {
     block.wasPrimary = true
     if disk != .upToDate {
       // The operator's word that this data counts: a generation of its own, unknown to all peers.
-      for slot in 0..<peers.count where peers[slot].base == nil {
+      // What an Inconsistent disk was being made into does not count any more, only what it was.
+      for slot in 0..<peers.count where peers[slot].base == nil || disk == .inconsistent {
         peers[slot].base = block.lineage.newest ?? Generation.beforeAll(options.node)
       }
       block.lineage.begin(id: entropy, author: options.node)

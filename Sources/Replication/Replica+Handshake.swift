@@ -63,7 +63,8 @@ extension Replica {
     guard reported != .diskless, let superblock else { return report }
     report.crashed = crashed
     report.wasPrimary = superblock.wasPrimary
-    report.holdsUnshared = peers[slot].base != nil
+    report.base = peers[slot].base
+    report.outOfSyncBlocks = bitmaps[slot].setCount
     report.lineage = superblock.lineage
     return report
   }

@@ -3,7 +3,7 @@
 /// ```
 ///  0-1  lowest protocol version spoken     2-3  highest
 ///  4    node id   5  1 when Primary         6-7  resource name bytes, 1 ... 128
-///  8-15 features, all 0 in version 1
+///  8-15 features, all 0 in version 2
 /// 16-23 instance: 64 random bits of this run of the daemon
 /// 24-31 epoch: how many connections to this peer this run has lost
 /// 32-   resource name, UTF-8
@@ -13,7 +13,7 @@ public import BlockTypes
 /// Who calls, about what, in which protocol.
 public struct Hello: Equatable, Sendable {
   /// The one version this code speaks.
-  public static let protocolVersion: UInt16 = 1
+  public static let protocolVersion: UInt16 = 2
   /// Most bytes of a resource name.
   public static let nameLimit = 128
 
@@ -23,7 +23,7 @@ public struct Hello: Equatable, Sendable {
   public var node: NodeID
   /// Whether the caller is Primary: a Primary tells its state last, so that its clients wait less.
   public var isPrimary = false
-  /// Feature bits offered; none are defined in version 1.
+  /// Feature bits offered; none are defined in version 2.
   public var features: UInt64 = 0
   /// Random for each run of the daemon.
   public var instance: UInt64

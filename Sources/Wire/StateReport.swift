@@ -4,10 +4,13 @@
 ///  0-7  volume bytes, 0 while there is no disk
 ///  8    disk state: 0 Diskless, 1 Inconsistent, 2 Outdated, 3 Consistent, 4 UpToDate
 ///  9    role: 1 Primary, 2 Secondary (DRBD's numbers)
-/// 10    flags: bit 0 crashed, bit 1 was Primary before the crash, bit 2 holds writes you lack
+/// 10    flags: bit 0 crashed, bit 1 was Primary before the crash, bit 2 has a base,
+///       bit 3 the whole slot counts as set, bit 4 its data may be discarded
 /// 11    generations, 0 ... 32
 /// 12-15 0
-/// 16-   generations of 24 bytes, oldest first: number, id, author, 7 bytes 0
+/// 16-23 blocks out of sync
+/// 24-47 base, a generation; 0 without one
+/// 48-   generations of 24 bytes, oldest first: number, id, author, 7 bytes 0
 /// ```
 public import BlockTypes
 
@@ -43,8 +46,18 @@ public struct StateReport: Equatable, Sendable {
   public var crashed = false
   /// It was Primary when it crashed.
   public var wasPrimary = false
-  /// It went on without the peer: the peer lacks its newest generation.
-  public var holdsUnshared = false
+  /// What the bitmap slot for the receiver counts from; `nil`: the receiver shares all there is.
+  ///
+  /// Outside the blocks that are set, the data agrees with the receiver's as of this generation:
+  /// - a replica that went on without the receiver: the last generation that both shared;
+  /// - an Inconsistent one: the generation of its source that it has once they are copied.
+  public var base: Generation?
+  /// Blocks set in the slot for the receiver.
+  public var outOfSyncBlocks: UInt64 = 0
+  /// All blocks count as set, whatever the slot says: never synced, invalidated or damaged.
+  public var isFull = false
+  /// The administrator gives up what the receiver lacks (`connect --discard-my-data`).
+  public var discardMyData = false
   /// The generations of the data.
   public var lineage = Lineage()
 
@@ -55,6 +68,12 @@ public struct StateReport: Equatable, Sendable {
     self.role = role
   }
 
+  /// Went on without the receiver, which may lack writes of the newest generation.
+  public var holdsUnshared: Bool { base != nil && disk != .inconsistent }
+
+  /// Bytes in front of the generations.
+  private static let fixedBytes = 48
+
   /// Writes the payload and returns its length.
   @safe
   public func encode(into bytes: UnsafeMutableRawBufferPointer) -> Int {
@@ -62,24 +81,44 @@ public struct StateReport: Equatable, Sendable {
     writer.put(volumeBytes)
     writer.put(disk.rawValue)
     writer.put(role.rawValue)
-    writer.put((crashed ? 1 : 0) | (wasPrimary ? 2 : 0) | (holdsUnshared ? 4 : 0) as UInt8)
+    writer.put(flagBits)
     writer.put(UInt8(lineage.generations.count))
     writer.put(0 as UInt32)
-    for generation in lineage.generations {
-      writer.put(generation.number)
-      writer.put(generation.id)
-      writer.put(generation.author.value)
-      writer.put(0 as UInt8)
-      writer.put(0 as UInt16)
-      writer.put(0 as UInt32)
+    writer.put(outOfSyncBlocks)
+    if let base {
+      Self.put(base, into: &writer)
+    } else {
+      for _ in 0..<3 { writer.put(0 as UInt64) }
     }
+    for generation in lineage.generations { Self.put(generation, into: &writer) }
     return writer.position
+  }
+
+  private var flagBits: UInt8 {
+    var flags: UInt8 = 0
+    if crashed { flags |= 1 }
+    if wasPrimary { flags |= 2 }
+    if base != nil { flags |= 4 }
+    if isFull { flags |= 8 }
+    if discardMyData { flags |= 16 }
+    return flags
+  }
+
+  private static func put(_ generation: Generation, into writer: inout ByteWriter) {
+    writer.put(generation.number)
+    writer.put(generation.id)
+    writer.put(generation.author.value)
+    writer.put(0 as UInt8)
+    writer.put(0 as UInt16)
+    writer.put(0 as UInt32)
   }
 
   /// Parses a whole payload.
   @safe
   public init(parsing bytes: UnsafeRawBufferPointer) throws(WireError) {
-    guard bytes.count >= 16 else { throw .truncated(have: bytes.count, need: 16) }
+    guard bytes.count >= Self.fixedBytes else {
+      throw .truncated(have: bytes.count, need: Self.fixedBytes)
+    }
     let reader = unsafe ByteReader(bytes)
     let volumeBytes = reader.uint64(at: 0)
     guard volumeBytes % blockSize == 0 else {
@@ -93,34 +132,46 @@ public struct StateReport: Equatable, Sendable {
       throw .fieldOutOfRange(.role, UInt64(roleValue))
     }
     let flags = reader.uint8(at: 10)
-    guard flags & ~7 == 0 else { throw .fieldOutOfRange(.flags, UInt64(flags)) }
+    guard flags & ~31 == 0 else { throw .fieldOutOfRange(.flags, UInt64(flags)) }
     self.init(volumeBytes: volumeBytes, disk: disk, role: role)
     crashed = flags & 1 != 0
     wasPrimary = flags & 2 != 0
-    holdsUnshared = flags & 4 != 0
+    if flags & 4 != 0 { base = try Self.generation(reader, at: 24) }
+    isFull = flags & 8 != 0
+    discardMyData = flags & 16 != 0
+    outOfSyncBlocks = reader.uint64(at: 16)
+    guard outOfSyncBlocks <= volumeBytes / blockSize else {
+      throw .fieldOutOfRange(.outOfSyncBlocks, outOfSyncBlocks)
+    }
     lineage = try Self.lineage(reader)
   }
 
   private static func lineage(_ reader: ByteReader) throws(WireError) -> Lineage {
     let count = Int(reader.uint8(at: 11))
-    guard count <= Lineage.limit, reader.count == 16 + count * 24 else {
+    guard count <= Lineage.limit, reader.count == fixedBytes + count * 24 else {
       throw .fieldOutOfRange(.lineageCount, UInt64(count))
     }
     var generations: [Generation] = []
-    for start in stride(from: 16, to: 16 + count * 24, by: 24) {
-      guard let author = NodeID(UInt64(reader.uint8(at: start + 16))) else {
-        throw .fieldOutOfRange(.nodeID, UInt64(reader.uint8(at: start + 16)))
-      }
-      generations.append(
-        Generation(
-          number: reader.uint64(at: start), id: reader.uint64(at: start + 8), author: author))
+    for start in stride(from: fixedBytes, to: fixedBytes + count * 24, by: 24) {
+      generations.append(try generation(reader, at: start))
     }
     guard let lineage = Lineage(generations) else {
       throw .fieldOutOfRange(.generationOrder, UInt64(count))
     }
-    if let newest = lineage.newest, newest.number > Lineage.peerNumberLimit {
-      throw .fieldOutOfRange(.generationNumber, newest.number)
-    }
     return lineage
+  }
+
+  private static func generation(
+    _ reader: ByteReader, at start: Int
+  ) throws(WireError) -> Generation {
+    let author = reader.uint8(at: start + 16)
+    guard let node = NodeID(UInt64(author)) else {
+      throw .fieldOutOfRange(.nodeID, UInt64(author))
+    }
+    let number = reader.uint64(at: start)
+    guard number <= Lineage.peerNumberLimit else {
+      throw .fieldOutOfRange(.generationNumber, number)
+    }
+    return Generation(number: number, id: reader.uint64(at: start + 8), author: node)
   }
 }

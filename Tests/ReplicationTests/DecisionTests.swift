@@ -16,7 +16,7 @@ private func report(
   var report = peerReport(disk, history, role: role)
   report.crashed = flags.contains(.crashed)
   report.wasPrimary = flags.contains(.wasPrimary)
-  report.holdsUnshared = flags.contains(.unshared)
+  if flags.contains(.unshared) { report.base = Generation.beforeAll(other) }
   return report
 }
 
@@ -160,7 +160,7 @@ extension Decision {
 
   @Test func everyRuleHasItsOwnWords() {
     #expect(Set(Rule.allCases.map(\.text)).count == Rule.allCases.count)
-    #expect(Rule.allCases.map(\.rawValue) == Array(1...15))
+    #expect(Rule.allCases.map(\.rawValue) == Array(1...16))
   }
 }
 

@@ -178,7 +178,7 @@ import Wire
     let connection = rig.newConnection()
     rig.step(.accepted(connection))
     var hello = Hello(node: other, instance: 1, epoch: 0, resource: "r0")
-    hello.versions = 2...9
+    hello.versions = 3...9
     rig.receive(hello, as: .hello, on: connection)
 
     #expect(rig.sent(.reject)?.length == UInt64(Reason.noCommonVersion.rawValue))
@@ -192,7 +192,7 @@ import Wire
     let connection = rig.newConnection()
     rig.step(.dialed(peer: 0, connection))
     var hello = Hello(node: other, instance: 1, epoch: 0, resource: "r0")
-    hello.versions = 2...9
+    hello.versions = 3...9
     rig.receive(hello, as: .helloReply, on: connection)
 
     #expect(rig.state == .connecting)
