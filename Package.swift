@@ -154,6 +154,7 @@ let package = Package(
       name: "NodeTests",
       dependencies: [
         "Node", "BlockIO", "Control", "Configuration", "Metadata", "Wire", "BlockTypes",
+        "TestSupport",
         .product(name: "Logging", package: "swift-log"),
       ], swiftSettings: base),
     .testTarget(
@@ -173,7 +174,9 @@ let package = Package(
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
       ], swiftSettings: base),
     .testTarget(name: "HouseRulesTests", swiftSettings: base),
-    // Real processes and real clients; runs the built programs, so it depends on no target.
-    .testTarget(name: "IntegrationTests", exclude: ["Clients"], swiftSettings: base),
+    // Real processes and real clients; runs the built programs, so it depends on no part of them.
+    .testTarget(
+      name: "IntegrationTests", dependencies: ["TestSupport"], exclude: ["Clients"],
+      swiftSettings: base),
   ]
 )

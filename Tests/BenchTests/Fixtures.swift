@@ -44,6 +44,26 @@ func run(_ path: String, _ arguments: [String]) throws -> Outcome {
     errors: String(decoding: complaint, as: UTF8.self))
 }
 
+/// Something that was waited for does not happen.
+struct NotHappening: Error { let what: String }
+
+/// Asks again until the answer is yes, for much longer than a slow and busy machine takes.
+func waitUntil(_ what: String, _ condition: () throws -> Bool) throws {
+  let limit = monotonicNs() + 120_000_000_000
+  while try !condition() {
+    guard monotonicNs() < limit else { throw NotHappening(what: what) }
+    usleep(10_000)
+  }
+}
+
+/// How much a process has given to disks so far.
+func bytesWritten(by process: pid_t) throws -> UInt64 {
+  let lines = try String(contentsOfFile: "/proc/\(process)/io", encoding: .utf8)
+    .split(separator: "\n")
+  let line = lines.first { $0.hasPrefix("write_bytes: ") }
+  return line?.split(separator: " ").last.flatMap { UInt64($0) } ?? 0
+}
+
 /// A running qemu-nbd that exports a file as `vol` on a Unix socket.
 final class QemuNBD {
   let address: TargetAddress
@@ -56,7 +76,13 @@ final class QemuNBD {
     process.arguments = ["-k", socket, "-f", "raw", "-x", "vol", "-t"] + options + [file]
     process.standardError = FileHandle.nullDevice
     try process.run()
-    for _ in 0..<500 where !FileManager.default.fileExists(atPath: socket) { usleep(10_000) }
+    // The file is there a little before somebody listens: the kernel's list tells them apart.
+    try waitUntil("qemu-nbd listens") {
+      let sockets = try String(contentsOfFile: "/proc/net/unix", encoding: .utf8)
+      return sockets.split(separator: "\n").contains {
+        $0.hasSuffix(socket) && $0.split(separator: " ").dropFirst(3).first == "00010000"
+      }
+    }
   }
 
   deinit {

@@ -127,18 +127,20 @@ struct ConnectionTests {
     let listener = try Listener(address: Self.loopback, backlog: 0)
     var reactor = try Reactor(options: smallOptions(engine))
     for tag in 1...4 { reactor.connect(listener.address, tag: UInt64(tag)) }
-    var ended: Set<UInt64> = []
-    for event in reactor.turn(milliseconds: 50) {
-      guard case .completion(let tag, let result) = event else { continue }
-      ended.insert(tag)
-      close(result)
+    // Those for which the queue has room end soon, the first of them at the latest here.
+    var results: [UInt64: Int32] = [:]
+    func note(_ event: ReactorEvent) {
+      guard case .completion(let tag, let result) = event else { return }
+      results[tag] = result
+      if result >= 0 { close(result) }
     }
-    #expect(!ended.isEmpty)
-    #expect(ended.count < 4, "the queue took all")
-    for tag in 1...4 where !ended.contains(UInt64(tag)) {
-      reactor.cancel(tag: UInt64(tag))
-      try reactor.expectCompletion(tag: UInt64(tag), -ECANCELED)
-    }
+    note(try reactor.awaitEvent())
+    for event in reactor.turn(milliseconds: 50) { note(event) }
+    for tag in 1...4 where results[UInt64(tag)] == nil { reactor.cancel(tag: UInt64(tag)) }
+    while results.count < 4 { note(try reactor.awaitEvent()) }
+    #expect(results.values.contains { $0 >= 0 })
+    #expect(results.values.contains(-ECANCELED), "the queue took all")
+    #expect(results.values.allSatisfy { $0 >= 0 || $0 == -ECANCELED }, "\(results)")
     try reactor.drain()
   }
 
@@ -224,7 +226,8 @@ struct ConnectionTests {
     reactor.expectNothing(milliseconds: 200)
     var after = rusage()
     getrusage(perThread, &after)
-    #expect(after.ru_nvcsw - before.ru_nvcsw <= 3, "it must sleep, not poll")
+    // One sleep, and what a busy kernel makes of it; polling would make thousands.
+    #expect(after.ru_nvcsw - before.ru_nvcsw <= 20, "it must sleep, not poll")
     reactor.closeStream(stream)
   }
 

@@ -43,7 +43,7 @@ struct DeviceTests {
       usleep(50_000)
       close(holder)
     }
-    let device = try BlockDevice(path: path)
+    let device = try BlockDevice(path: path, patienceMs: patienceMs)
     #expect(device.byteCount == 1 << 20)
     thread.join()
   }

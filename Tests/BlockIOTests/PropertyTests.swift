@@ -40,7 +40,7 @@ struct PropertyTests {
     let largest = [100, 5000, 100_000, 1 << 20].randomElement(using: &generator) ?? 100
     var sent = 0
     var receiver = Receiver()
-    var turns = 0
+    var progress = (at: reactor.now, number: 0)
     while receiver.number < total {
       while sent < total, !reactor.sendIsCongested(source),
         Int.random(in: 0..<4, using: &generator) > 0
@@ -60,8 +60,10 @@ struct PropertyTests {
         }
       }
       try receive(&reactor, sink, &receiver, seed: seed, &generator)
-      turns += 1
-      try #require(turns < 100_000, "seed \(seed): no progress at \(receiver.number) of \(sent)")
+      if receiver.number > progress.number { progress = (reactor.now, receiver.number) }
+      try #require(
+        reactor.now.milliseconds(since: progress.at) < patienceMs,
+        "seed \(seed): no progress at \(receiver.number) of \(sent)")
     }
     reactor.closeStream(source)
     reactor.closeStream(sink)

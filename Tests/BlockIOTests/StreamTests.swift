@@ -165,8 +165,7 @@ struct StreamTests {
       if count > 0 { received += piece[..<count] }
     }
     #expect(received == expected)
-    _ = reactor.turn(milliseconds: 1)
-    #expect(reactor.freeBuffers(holding: 1 << 20) == 4)
+    try reactor.awaitHugeBuffers(4)
   }
 
   /// A queue that grows says so, and says when it has shrunk.
@@ -236,12 +235,12 @@ struct StreamTests {
     reactor.expectNothing(milliseconds: 2)
     close(peer)
     reactor.send(stream, bytes: pattern(100, seed: 1))
-    let events = reactor.turn()
-    #expect(events.count == 1, "\(events)")
-    guard case .closed(stream, 3, _)? = events.first else {
-      Issue.record("expected the end, got \(events)")
+    let event = try reactor.awaitEvent()
+    guard case .closed(stream, 3, _) = event else {
+      Issue.record("expected the end, got \(event)")
       return
     }
+    reactor.expectNothing()
     reactor.send(stream, bytes: pattern(100, seed: 1))
     reactor.expectNothing()
     reactor.closeStream(stream)
@@ -314,7 +313,7 @@ struct StreamTests {
     let streams = [try reactor.open(first, tag: 1), try reactor.open(second, tag: 2)]
     reactor.expectNothing(milliseconds: 2)
     for peer in [firstPeer, secondPeer] { #expect(write(peer, "x", 1) == 1) }
-    reactor.wait(until: reactor.now.advanced(milliseconds: 1000))
+    reactor.wait(until: reactor.now.advanced(milliseconds: patienceMs))
     // Both are ready in this turn, or the other one a turn later; the second is closed first.
     guard case .received(let found, _)? = reactor.nextEvent() else {
       Issue.record("expected bytes")
@@ -409,10 +408,10 @@ struct StreamTests {
     reactor.release(buffers[0])
     #expect(reactor.freeBuffers(holding: 1 << 20) == 0)
     let start = reactor.now
-    reactor.wait(until: start.advanced(milliseconds: 3000))
+    reactor.wait(until: start.advanced(milliseconds: patienceMs))
     #expect(reactor.nextEvent() == nil)
     #expect(reactor.freeBuffers(holding: 1 << 20) == 1)
-    #expect(reactor.now.milliseconds(since: start) < 2000)
+    #expect(reactor.now.milliseconds(since: start) < patienceMs)
   }
 
   /// So must an owner who waits for a stream to be gone, while others live on.
@@ -428,11 +427,11 @@ struct StreamTests {
     reactor.closeStream(leaving)
     #expect(reactor.streamExists(leaving) == true)
     let start = reactor.now
-    while reactor.streamExists(leaving), reactor.now.milliseconds(since: start) < 3000 {
-      reactor.wait(until: start.advanced(milliseconds: 3000))
+    while reactor.streamExists(leaving), reactor.now.milliseconds(since: start) < patienceMs {
+      reactor.wait(until: start.advanced(milliseconds: patienceMs))
       #expect(reactor.nextEvent() == nil)
     }
-    #expect(reactor.now.milliseconds(since: start) < 2000)
+    #expect(reactor.now.milliseconds(since: start) < patienceMs)
   }
 
   /// Bytes that were found before the owner paused the stream are announced after he resumed it.
@@ -443,7 +442,7 @@ struct StreamTests {
     defer { close(peer) }
     let stream = try reactor.open(mine, tag: 3)
     #expect(write(peer, "early", 5) == 5)
-    reactor.wait(until: reactor.now.advanced(milliseconds: 1000))
+    reactor.wait(until: reactor.now.advanced(milliseconds: patienceMs))
     reactor.pauseReceiving(stream)
     reactor.expectNothing(milliseconds: 5)
     reactor.resumeReceiving(stream)

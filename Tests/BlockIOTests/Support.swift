@@ -48,6 +48,9 @@ struct TemporaryFile: ~Copyable {
   }
 }
 
+/// How long a test waits for what takes a moment, on a machine that may be slow and busy.
+let patienceMs: UInt64 = 60_000
+
 /// Few buffers and slots, so that limits are met early.
 func smallOptions(_ engine: EngineChoice) -> ReactorOptions {
   ReactorOptions(
@@ -56,15 +59,14 @@ func smallOptions(_ engine: EngineChoice) -> ReactorOptions {
 }
 
 extension Reactor {
-  /// Turns the loop until an event comes; fails the test after five seconds.
+  /// Turns the loop until an event comes; fails the test when its patience ends.
   mutating func awaitEvent(sourceLocation: SourceLocation = #_sourceLocation) throws -> ReactorEvent
   {
-    var patience = 0
+    let end = now.advanced(milliseconds: patienceMs)
     while true {
       if let event = nextEvent() { return event }
-      try #require(patience < 100, "no event in five seconds", sourceLocation: sourceLocation)
-      wait(until: now.advanced(milliseconds: 50))
-      patience += 1
+      try #require(now < end, "no event in \(patienceMs) ms", sourceLocation: sourceLocation)
+      wait(until: end)
     }
   }
 
@@ -112,12 +114,21 @@ extension Reactor {
 
   /// Turns the loop until nothing is in flight.
   mutating func drain() throws {
-    var patience = 0
+    let end = now.advanced(milliseconds: patienceMs)
     while operationsInFlight > 0 {
-      wait(until: now.advanced(milliseconds: 50))
+      wait(until: end)
       while nextEvent() != nil {}
-      patience += 1
-      try #require(patience < 200, "\(operationsInFlight) operations are still in flight")
+      try #require(now < end, "\(operationsInFlight) operations are still in flight")
+    }
+  }
+
+  /// Turns the loop until so many buffers of 1 MiB are free.
+  mutating func awaitHugeBuffers(_ count: Int) throws {
+    let end = now.advanced(milliseconds: patienceMs)
+    while freeBuffers(holding: 1 << 20) < count {
+      wait(until: end)
+      while nextEvent() != nil {}
+      try #require(now < end, "\(freeBuffers(holding: 1 << 20)) of \(count) buffers are free")
     }
   }
 

@@ -32,8 +32,9 @@ private final class StubbornServer {
       _ = recv(connection, &request, request.count, 0)
       var sent = 0
       while sent < answer.count {
-        let rest = Array(answer[sent...])
-        let count = send(connection, rest, rest.count, Int32(MSG_NOSIGNAL))
+        let count = answer.withUnsafeBytes {
+          send(connection, $0.baseAddress! + sent, $0.count - sent, Int32(MSG_NOSIGNAL))
+        }
         if count <= 0 { break }
         sent += count
       }
@@ -50,7 +51,7 @@ private final class StubbornServer {
 
 @Suite struct ControlClientTests {
   private func outcome(
-    _ paths: RunPaths, timeoutSeconds: Double = 5
+    _ paths: RunPaths, timeoutSeconds: Double = 600
   ) -> Result<ControlReply, ControlClientError> {
     Result { () throws(ControlClientError) in
       let client = try ControlClient(paths: paths, timeoutSeconds: timeoutSeconds)
@@ -83,7 +84,7 @@ private final class StubbornServer {
     let result = outcome(server.paths, timeoutSeconds: 0.3)
     #expect(
       result == .failure(.timedOut(seconds: 0.3, socket: server.paths.controlSocket)))
-    #expect(-start.timeIntervalSinceNow < 3)
+    #expect(-start.timeIntervalSinceNow < 30)
   }
 
   @Test func brokenAnswersAreErrors() throws {
@@ -103,7 +104,7 @@ private final class StubbornServer {
     let server = try StubbornServer(
       answer: [UInt8](repeating: UInt8(ascii: "x"), count: ControlCodec.replyBytes + 1000))
     #expect(
-      outcome(server.paths, timeoutSeconds: 60)
+      outcome(server.paths)
         == .failure(.message(.tooLong(limit: ControlCodec.replyBytes))))
   }
 }

@@ -32,7 +32,7 @@ enum Program {
   }()
 
   /// Runs a program to its end, at most `seconds` long.
-  static func run(_ name: String, _ arguments: String..., seconds: Double = 60) throws -> Ended {
+  static func run(_ name: String, _ arguments: String..., seconds: Double = 600) throws -> Ended {
     let process = Process()
     process.executableURL = URL(filePath: path(name) ?? "/nonexistent/\(name)")
     process.arguments = arguments

@@ -41,10 +41,10 @@ extension Integration {
         try expect(cluster, alpha, "disconnect r0", 0)
         try expect(cluster, alpha, "cstate r0", 0, "StandAlone\n")
         try expect(cluster, alpha, "dstate r0", 0, "UpToDate/DUnknown\n")
-        try expect(cluster, alpha, "wait-connect -t 60 r0", 5, "run 'ashlaradm connect r0'")
+        try expect(cluster, alpha, "wait-connect -t 300 r0", 5, "run 'ashlaradm connect r0'")
         try expect(cluster, alpha, "-d adjust r0", 0, "ashlard connect r0")
         try expect(cluster, alpha, "adjust r0", 0)
-        try expect(cluster, alpha, "wait-sync -t 60 r0", 0)
+        try expect(cluster, alpha, "wait-sync -t 300 r0", 0)
         try expect(cluster, alpha, "-d adjust r0", 0)
         try cluster.expectIdenticalDisks()
       }
@@ -63,11 +63,11 @@ extension Integration {
           try expect(cluster, node, "create-md r0", 1, "Do you really want to overwrite")
         }
         for node in cluster.nodes { try expect(cluster, node, "up r0", 0) }
-        try expect(cluster, beta, "wait-sync -t 60 r0", 0)
+        try expect(cluster, beta, "wait-sync -t 300 r0", 0)
         try expect(cluster, beta, "primary r0", 0)
         try expect(cluster, alpha, "role r0", 0, "Secondary/Primary\n")
         try expect(cluster, alpha, "invalidate r0", 0)
-        try expect(cluster, alpha, "wait-sync -t 60 r0", 0)
+        try expect(cluster, alpha, "wait-sync -t 300 r0", 0)
         try cluster.expectIdenticalDisks()
       }
     }

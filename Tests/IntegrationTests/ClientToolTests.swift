@@ -148,10 +148,9 @@ extension Integration {
 }
 
 /// Runs fio's nbd engine against alpha.
-func fio(_ cluster: Cluster, _ arguments: String..., seconds: Double = 120) throws {
+func fio(_ cluster: Cluster, _ arguments: String...) throws {
   let output = try run(
-    ["fio", "--name=test", "--ioengine=nbd", "--uri=\(cluster.uri(cluster.alpha))"] + arguments,
-    seconds: seconds)
+    ["fio", "--name=test", "--ioengine=nbd", "--uri=\(cluster.uri(cluster.alpha))"] + arguments)
   guard output.status == 0 else { throw Failure("\(output)") }
 }
 

@@ -5,6 +5,7 @@
 /// what the daemons said; no process outlives the test.
 import Foundation
 import Glibc
+import TestSupport
 import Testing
 
 /// One machine of the cluster.
@@ -85,7 +86,7 @@ final class Cluster {
         Machine.programs.appending(path: "ashlard").path, "--node", node.name, "--run-dir",
         runDirectory.path,
       ], log: log, environment: environment)
-    try waitUntil("\(node.name) is ready", seconds: 10, explanation: { node.daemon?.text ?? "" }) {
+    try waitUntil("\(node.name) is ready", explanation: { node.daemon?.text ?? "" }) {
       guard node.daemon?.isRunning == true else {
         throw Failure("ashlard on \(node.name) ended with \(node.daemon?.status ?? 0)")
       }
@@ -93,14 +94,18 @@ final class Cluster {
     }
   }
 
-  /// kill -9.
-  func kill(_ node: ClusterNode) { node.daemon?.kill() }
+  /// kill -9. Returns when the kernel has let go of the daemon's disk, too: it finishes what a
+  /// killed process had asked of a disk, which may take longer than a new daemon waits.
+  func kill(_ node: ClusterNode) throws {
+    node.daemon?.kill()
+    try succeed("flock", "--exclusive", "--timeout", "\(Int(patience))", node.disk.path, "true")
+  }
 
   /// SIGTERM; the daemon must end by itself and with status 0.
   func stop(_ node: ClusterNode) throws {
     guard let daemon = node.daemon, daemon.isRunning else { return }
     daemon.signal(SIGTERM)
-    guard try daemon.wait(seconds: 20) == 0 else {
+    guard try daemon.wait() == 0 else {
       throw Failure("ashlard on \(node.name) ended with \(daemon.status) after SIGTERM")
     }
   }
@@ -133,7 +138,7 @@ final class Cluster {
   /// Makes a node Primary as soon as the role is free: a peer must first notice that it died.
   func promote(_ node: ClusterNode) throws {
     var last: Output?
-    try waitUntil("\(node.name) is Primary", seconds: 20, explanation: { "\(last as Any)" }) {
+    try waitUntil("\(node.name) is Primary", explanation: { "\(last as Any)" }) {
       last = try ask(node, "primary", resource)
       return last?.status == 0
     }
@@ -146,7 +151,7 @@ final class Cluster {
       try start(node)
       try tell(node, "up", resource)
     }
-    try waitUntil("the nodes are connected", seconds: 20, explanation: state) {
+    try waitUntil("the nodes are connected", explanation: state) {
       try tell(alpha, "cstate", resource).contains("Connected")
     }
     try tell(alpha, "primary", "--force", resource)
@@ -158,8 +163,8 @@ final class Cluster {
   }
 
   /// Waits until both nodes say that both disks are UpToDate and nothing is being copied.
-  func waitForSync(seconds: Double = 60) throws {
-    try waitUntil("both nodes are in sync", seconds: seconds, explanation: state) {
+  func waitForSync() throws {
+    try waitUntil("both nodes are in sync", explanation: state) {
       try nodes.allSatisfy { try isInSync($0) }
     }
   }
@@ -211,9 +216,14 @@ final class Cluster {
   }
 }
 
+/// Net options for tests that want no connection to be cut by a time-out: a daemon that does not
+/// get the processor for a while answers a ping late.
+let slowMachine = "ping-timeout 300; timeout 90; ko-count 7;"
+
 /// Makes a cluster, brings its volume up, runs the test and takes everything away.
 func withCluster(
-  sizeMiB: Int = 64, net: String = "", disk: String = "", _ test: (Cluster) throws -> Void
+  sizeMiB: Int = 64, net: String = slowMachine, disk: String = "",
+  _ test: (Cluster) throws -> Void
 ) throws {
   let cluster = try Cluster(sizeMiB: sizeMiB, net: net, disk: disk)
   defer { cluster.remove() }
@@ -250,25 +260,4 @@ private struct Status: Decodable {
   }
   let devices: [Device]
   let connections: [Connection]
-}
-
-/// TCP ports of 127.0.0.1 that nothing listens on: held open together, so that they differ.
-private func freePorts(_ count: Int) throws -> [UInt16] {
-  var sockets: [Int32] = []
-  defer { for descriptor in sockets { close(descriptor) } }
-  return try (0..<count).map { _ in
-    let descriptor = socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
-    sockets.append(descriptor)
-    var address = sockaddr_in()
-    address.sin_family = sa_family_t(AF_INET)
-    address.sin_addr.s_addr = UInt32(0x7F00_0001).bigEndian
-    var length = socklen_t(MemoryLayout<sockaddr_in>.size)
-    let result = withUnsafeMutableBytes(of: &address) { bytes -> Int32 in
-      let pointer = bytes.baseAddress!.assumingMemoryBound(to: sockaddr.self)
-      guard bind(descriptor, pointer, length) == 0 else { return -1 }
-      return getsockname(descriptor, pointer, &length)
-    }
-    guard result == 0 else { throw Failure("no free TCP port: errno \(errno)") }
-    return UInt16(bigEndian: address.sin_port)
-  }
 }

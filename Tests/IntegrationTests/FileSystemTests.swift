@@ -30,7 +30,7 @@ private func liveThroughPeerLoss(sizeMiB: Int = 128, make: [String], check: [Str
     try must(make + [disk.device])
     try disk.mount()
     try fill(disk.mountPoint, "before")
-    cluster.kill(cluster.beta)
+    try cluster.kill(cluster.beta)
     try fill(disk.mountPoint, "alone")
     try cluster.start(cluster.beta)
     try fill(disk.mountPoint, "during-resync")
@@ -75,7 +75,7 @@ private final class LoopDisk {
     client = try BackgroundProcess(
       ["nbdfuse", file.path, uri], log: cluster.directory.appending(path: "nbdfuse.log"))
     let path = file.path
-    try waitUntil("nbdfuse serves the volume", seconds: 10, explanation: { self.client.text }) {
+    try waitUntil("nbdfuse serves the volume", explanation: { self.client.text }) {
       let size = try FileManager.default.attributesOfItem(atPath: path)[.size] as? Int
       return size == bytes
     }

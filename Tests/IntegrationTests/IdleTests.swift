@@ -6,16 +6,21 @@ extension Integration {
   @Suite struct Idle {
     @Test func `daemons without a client wake up for their pings only`() throws {
       try withCluster { cluster in
-        // What the bring-up left to do is done after this.
-        usleep(1_000_000)
-        let before = try cluster.nodes.map { try activity(of: $0) }
-        usleep(10_000_000)
-        for (node, start) in zip(cluster.nodes, before) {
-          let end = try activity(of: node)
+        // What the bring-up left to do may reach into the first interval, and on a busy machine
+        // the kernel adds switches of its own; a daemon that polls is not quiet in any.
+        var seen: [String] = []
+        for _ in 0..<6 {
+          let before = try cluster.nodes.map { try activity(of: $0) }
+          usleep(10_000_000)
+          let after = try cluster.nodes.map { try activity(of: $0) }
           // A ping and its answer each way, every 10 s: two in this time at most.
-          #expect(end.switches - start.switches <= 8, "\(node.name): \(end) after \(start)")
-          #expect(end.ticks - start.ticks <= 1, "\(node.name): \(end) after \(start)")
+          let isQuiet = zip(before, after).allSatisfy { start, end in
+            end.switches - start.switches <= 8 && end.ticks - start.ticks <= 1
+          }
+          if isQuiet { return }
+          seen.append("\(after) after \(before)")
         }
+        Issue.record("never quiet: \(seen.joined(separator: "; "))")
       }
     }
   }

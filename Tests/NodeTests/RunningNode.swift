@@ -11,6 +11,7 @@ import Glibc
 import Logging
 import Metadata
 import Node
+import TestSupport
 import Testing
 
 /// One node, `alpha`, and the configuration of its resource `r0`. Nobody listens at `beta`.
@@ -23,7 +24,7 @@ struct RunningNode {
   func ask(
     _ command: ControlCommand, force: Bool = false, _ changed: ResourceConfiguration? = nil
   ) throws -> ControlReply {
-    let client = try ControlClient(paths: paths, timeoutSeconds: 30)
+    let client = try ControlClient(paths: paths, timeoutSeconds: 120)
     let sent = changed ?? configuration
     return try client.send(
       ControlRequest(command, resource: sent.name, force: force, configuration: sent))
@@ -113,10 +114,4 @@ private func makeDisk(_ path: String, bytes: UInt64) throws {
     try file.write(contentsOf: copy)
   }
   try file.close()
-}
-
-/// Ports that were free a moment ago.
-private func freePorts(_ count: Int) throws -> [UInt16] {
-  let sockets = try (0..<count).map { _ in try Socket(listeningAt: 0, backlog: 1) }
-  return try sockets.map { try $0.port }
 }

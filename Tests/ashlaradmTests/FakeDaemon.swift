@@ -3,6 +3,7 @@
 import Control
 import Foundation
 import Glibc
+import Synchronization
 import Testing
 
 /// Answers control requests on a node's socket until it is dropped, and remembers them.
@@ -74,6 +75,15 @@ final class FakeDaemon: @unchecked Sendable {
       _ = send(connection, bytes, bytes.count, Int32(MSG_NOSIGNAL))
     }
   }
+}
+
+/// Says yes so many times and no ever after.
+final class Countdown: Sendable {
+  private let left: Atomic<Int>
+
+  init(_ count: Int) { left = Atomic(count) }
+
+  func next() -> Bool { left.subtract(1, ordering: .relaxed).oldValue > 0 }
 }
 
 /// How a run of the tool ended.

@@ -2,7 +2,8 @@
 #
 # What must hold: everything lies below $directory; only processes started here are signalled, by
 # their process ids. The caller sets $bin to the directory of the programs, and may set launcher_env
-# and launcher to put something in front of a daemon, such as valgrind.
+# and launcher to put something in front of a daemon, such as valgrind, and cluster_net to net
+# options of the configuration.
 # shellcheck shell=bash
 
 declare -A daemon=()
@@ -30,7 +31,7 @@ make_cluster() {
   port_beta=$(free_port "$port_alpha")
   cat >"$directory/ashlar.conf" <<CONFIGURATION
 resource r0 {
-  net     { protocol C; }
+  net     { protocol C; ${cluster_net:-} }
   options { size 2; min-size 1; }
   on alpha {
     node-id 0;
@@ -64,7 +65,7 @@ start_node() {
     </dev/null >>"$log" 2>&1 &
   daemon[$node]=$!
   disown
-  for _ in $(seq 300); do
+  for _ in $(seq 3000); do
     if [[ $(grep -c 'is ready$' "$log") -gt $before ]]; then return 0; fi
     kill -0 "${daemon[$node]}" 2>/dev/null || break
     sleep 0.1
@@ -90,7 +91,11 @@ stop_cluster() {
   local node
   for node in "${!daemon[@]}"; do
     kill -TERM "${daemon[$node]}" 2>/dev/null || true
-    while kill -0 "${daemon[$node]}" 2>/dev/null; do sleep 0.1; done
+    for _ in $(seq 3000); do
+      kill -0 "${daemon[$node]}" 2>/dev/null || break
+      sleep 0.1
+    done
+    ! kill -0 "${daemon[$node]}" 2>/dev/null || die "the daemon of $node does not end"
     unset "daemon[$node]"
   done
 }

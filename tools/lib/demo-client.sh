@@ -42,7 +42,7 @@ start_file_system() {
   : >"$client_directory/volume"
   nbdfuse "$client_directory/volume" "$client_uri" &
   size=$(nbdinfo --size "$client_uri")
-  for _ in $(seq 100); do
+  for _ in $(seq 3000); do
     if [[ $(stat -c %s "$client_directory/volume") == "$size" ]]; then break; fi
     sleep 0.1
   done

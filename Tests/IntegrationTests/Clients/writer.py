@@ -1,8 +1,8 @@
 #!/usr/bin/python3
 """A client that knows what it was promised.
 
-    writer.py write  URI STATE SECONDS SEED   random writes, many in flight, until SECONDS are over
-                                              or the server is gone
+    writer.py write  URI STATE SECONDS SEED   random writes, many in flight, until SECONDS are over,
+                                              standard input says "stop" or the server is gone
     writer.py verify URI STATE                every block holds a value it may hold
 
 Each 4 KiB block written is filled with its address, a sequence number and the seed. STATE is a
@@ -10,12 +10,14 @@ file with the sequence numbers that each block may hold: the last one acknowledg
 after it (a write that was not acknowledged may or may not have happened). Blocks never written
 must be zero. `verify` narrows each block to the value it found: from then on that value must stay.
 
-Exit status of `write`: 0 when the time was over, 3 when the server was gone, 4 when the server
-answered a write with an error.
+`write` prints "writing" when its first write was acknowledged. Its exit status: 0 when it was told
+to stop or the time was over, 3 when the server was gone, 4 when the server answered a write with an
+error.
 """
 import errno
 import os
 import random
+import select
 import struct
 import sys
 import time
@@ -73,6 +75,12 @@ def connect(uri):
     return handle
 
 
+def told_to_stop():
+    """Whether standard input said "stop"; one that is at its end says nothing."""
+    ready, _, _ = select.select([0], [], [], 0)
+    return bool(ready) and os.read(0, 64).startswith(b"stop")
+
+
 def write(uri, path, seconds, seed):
     handle = connect(uri)
     state = State(path, handle.get_size() // BLOCK)
@@ -90,6 +98,8 @@ def write(uri, path, seconds, seed):
             busy.difference_update(range(first, first + count))
             # A write that failed may still have reached a disk: it stays among the values allowed.
             if error.value == 0:
+                if acknowledged == 0:
+                    print("writing", flush=True)
                 acknowledged += 1
                 state.acknowledge(first, count, sequence)
             elif error.value != errno.ENOTCONN:
@@ -101,7 +111,7 @@ def write(uri, path, seconds, seed):
     end = time.monotonic() + seconds
     gone = False
     try:
-        while time.monotonic() < end:
+        while time.monotonic() < end and not told_to_stop():
             while flying < DEPTH:
                 count = generator.randint(1, LONGEST) if generator.random() < 0.2 else 1
                 first = generator.randrange(state.blocks - count + 1)
