@@ -32,6 +32,10 @@ extension Replica {
       effects.push(.reply(token: token, .refused(.wrongMetadata)))
       return
     }
+    guard peers.count <= block.maxPeers else {
+      effects.push(.reply(token: token, .refused(.wrongMetadata)))
+      return
+    }
     superblock = block
     crashed = block.dirty
     var peerMayBeAhead = false

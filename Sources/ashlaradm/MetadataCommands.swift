@@ -53,6 +53,7 @@ struct CreateMetadata: ParsableCommand {
     superblock.peers = target.resource.peers(of: target.host.name).map {
       PeerSlotRecord(node: $0.nodeID, base: nil)
     }
+    superblock.maxPeers = max(1, superblock.peers.count)
     printOutput("initializing activity log")
     printOutput("initializing bitmap (\(disk.layout.bitmapSlotBytes / 1024) KB) to all zero")
     printOutput("Writing meta data...")

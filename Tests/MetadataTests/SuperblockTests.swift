@@ -37,11 +37,13 @@ private func sample() -> Superblock {
   block.diskState = .upToDate
   block.dirty = true
   block.wasPrimary = true
+  block.maxPeers = 2
+  block.activityLogRun = 3
   block.lineage.begin(id: 0xA1, author: node(0))
   block.lineage.begin(id: 0xB2, author: node(1))
   block.peers = [
     PeerSlotRecord(node: node(0), base: Generation(number: 1, id: 0xA1, author: node(0))),
-    PeerSlotRecord(node: node(2), base: nil),
+    PeerSlotRecord(node: node(2), base: nil, isFull: true),
   ]
   return block
 }
@@ -53,10 +55,10 @@ private func sample() -> Superblock {
 
     #expect(
       bytes[0..<64] == [
-        0x41, 0x53, 0x48, 0x4C, 0x41, 0x52, 0x4D, 0x44, 0, 0, 0, 1, 0xAD, 0x9F, 0xB6, 0xDA,
+        0x41, 0x53, 0x48, 0x4C, 0x41, 0x52, 0x4D, 0x44, 0, 0, 0, 2, 0xBD, 0x45, 0x57, 0x20,
         0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, 0, 0x40, 0, 0, 0,
         0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x77, 0x88, 1, 2, 0, 3, 0, 0, 0, 2,
-        0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+        0, 2, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 3,
       ])
     #expect(Array(bytes[64..<66]) == [0x72, 0x30])
     #expect(
@@ -64,7 +66,7 @@ private func sample() -> Superblock {
         0, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1,
         0, 0, 0, 0, 0, 0, 0, 0xA1, 0, 0, 0, 0, 0, 0, 0, 0,
       ])
-    #expect(Array(bytes[224..<256]) == [2, 1] + [UInt8](repeating: 0, count: 30))
+    #expect(Array(bytes[224..<256]) == [2, 5] + [UInt8](repeating: 0, count: 30))
     #expect(
       bytes[448..<496] == [
         0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0xA1, 0, 0, 0, 0, 0, 0, 0, 0,
@@ -86,8 +88,10 @@ private func sample() -> Superblock {
       volumeBytes: Superblock.volumeLimit, deviceID: .max)
     block.sequence = .max
     for id in 0..<UInt64(Lineage.limit) { block.lineage.begin(id: .max - id, author: node(31)) }
+    block.maxPeers = Superblock.peerSlotLimit
+    block.activityLogRun = Superblock.runLimit
     block.peers = (0..<UInt64(Superblock.peerSlotLimit)).map {
-      PeerSlotRecord(node: node($0), base: block.lineage.newest)
+      PeerSlotRecord(node: node($0), base: block.lineage.newest, isFull: $0 % 2 == 0)
     }
 
     #expect(parsed(encoded(block)) == .success(block))
@@ -127,7 +131,13 @@ private func sample() -> Superblock {
   /// Fields that are wrong under a right checksum: written by something that is not this code.
   @Test(
     arguments: [
-      (11, [2], SuperblockError.unknownVersion(2)),
+      (11, [1], SuperblockError.unknownVersion(1)),
+      (11, [3], .unknownVersion(3)),
+      (50, [0], .badField("slots", 0)),
+      (50, [9], .badField("slots", 9)),
+      (50, [1], .badField("peers", 2)),
+      (56, [0x80], .badField("run", 1 << 63 | 3)),
+      (193, [0], .badField("free slot before slot", 1)),
       (24, [0xFF, 0xFF], .badField("volume bytes", 0xFFFF_0000_4000_0000)),
       (31, [1], .badField("volume bytes", (1 << 30) + 1)),
       (28, [0], .badField("volume bytes", 0)),
@@ -146,6 +156,8 @@ private func sample() -> Superblock {
       (64, [0xFF], .badField("name", 2)),
       (193, [2], .badField("peer flags", 2)),
       (193, [4], .badField("peer flags", 4)),
+      (193, [8], .badField("peer flags", 8)),
+      (193, [9], .badField("peer flags", 9)),
       (224, [32], .badField("node id", 32)),
       (216, [32], .badField("node id", 32)),
     ] as [(Int, [UInt8], SuperblockError)])

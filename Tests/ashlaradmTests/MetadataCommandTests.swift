@@ -26,7 +26,7 @@ import Testing
     // 8 MiB less two superblocks, the log of 1 MiB and one block of bitmap.
     let sectors = (size - 2 * 4096 - (1 << 20) - 4096) / 512
     for line in [
-      "version \"v1\";", "resource \"r0\";", "node-id 0;", "la-size-sect \(sectors);",
+      "version \"v2\";", "resource \"r0\";", "node-id 0;", "la-size-sect \(sectors);",
       "disk-state Inconsistent;", "dirty no;",
     ] {
       #expect(dump.output.contains(line + "\n"), "\(dump)")
