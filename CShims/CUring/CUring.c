@@ -217,7 +217,8 @@ int curing_submit(struct curing *ring, uint32_t at_least, uint64_t timeout_ns,
 
   struct __kernel_timespec time;
   struct io_uring_getevents_arg argument;
-  unsigned flags = IORING_ENTER_GETEVENTS;
+  /* Who has no room for completions only wants to submit. */
+  unsigned flags = capacity > 0 ? IORING_ENTER_GETEVENTS : 0;
   void *extra = NULL;
   size_t extra_bytes = 0;
   unsigned needed = at_least > 0 && ready == 0 ? at_least : 0;

@@ -47,8 +47,9 @@ struct Engine: ~Copyable {
   /// Set when the kernel did not let go: freeing would hand memory to somebody else under its feet.
   var isAbandoned = false
 
-  /// Most completions one turn takes: the rest waits in the kernel's queue.
-  private static var batch: Int { 512 }
+  /// Most completions one turn takes: the rest waits in the kernel's queue. Few, so that the answers
+  /// to the first leave before the last is looked at: a client works on them meanwhile.
+  private static var batch: Int { 8 }
 
   var usesRing: Bool { unsafe ring != nil }
 

@@ -20,6 +20,11 @@ extension ReactorCore {
     operation.offset = position
     operation.remaining = UInt64(length)
     enqueue(operation)
+    // A read begins at once: begun together, reads would also end together, and the disk would
+    // idle while their answers are made. Writes gain more from entering the kernel together.
+    guard kind == .read else { return }
+    _ = submitOperations()
+    engine.submitOnly()
   }
 
   mutating func enqueueRange(

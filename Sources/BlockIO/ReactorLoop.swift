@@ -150,7 +150,7 @@ extension ReactorCore {
     return true
   }
 
-  private mutating func submitOperations() -> Bool {
+  mutating func submitOperations() -> Bool {
     while !queuedOperations.isEmpty {
       let slot = queuedOperations[0]
       if !submitOperation(slot) {

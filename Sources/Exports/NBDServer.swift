@@ -210,6 +210,9 @@ extension NBDServer {
   /// The next request for the core, in order of arrival; `nil` when there is none.
   public mutating func nextRequest() -> ExportRequest? { engine.requests.pop() }
 
+  /// Whether `nextRequest` has one.
+  public var hasRequest: Bool { !engine.requests.isEmpty }
+
   /// Something to log; `nil` when there is nothing.
   public mutating func nextNotice() -> NBDNotice? { engine.notices.pop() }
 

@@ -61,6 +61,9 @@ struct NodeLoop: ~Copyable {
   static let farewellMs: UInt64 = 5_000
   /// How soon something starved is tried again where no event of its own wakes it. Milliseconds.
   static let starvedMs: UInt64 = 10
+  /// Reads begun in a turn of the loop. Between them the answers of earlier ones leave: a client
+  /// with many reads in flight would otherwise send, and wait, in lock-step with the disk.
+  static let readsPerTurn = 2
 
   init(options: NodeOptions, reactor: consuming Reactor, mailbox: Mailbox<NodeMessage>)
     throws(SystemError)
@@ -79,7 +82,7 @@ struct NodeLoop: ~Copyable {
   /// Runs until a clean end was asked for and reached.
   mutating func run() {
     while !isStopped {
-      reactor.wait(until: nextDeadline)
+      reactor.wait(until: server.hasRequest ? reactor.now : nextDeadline)
       while let event = reactor.nextEvent() { dispatch(event) }
       submitRequests()
       tick()
@@ -118,9 +121,11 @@ struct NodeLoop: ~Copyable {
     }
   }
 
-  /// Gives what clients asked for to the core.
+  /// Gives what clients asked for to the core, up to a few reads.
   private mutating func submitRequests() {
-    while let request = server.nextRequest() {
+    var reads = 0
+    while reads < Self.readsPerTurn, let request = server.nextRequest() {
+      if request.operation == .read { reads += 1 }
       let slot = volumeOfExport[Int(request.export.value)]
       // Never to another volume that has taken the slot.
       guard let volume = unsafe volumes[slot],
