@@ -150,6 +150,8 @@ extension ReplicationState {
     switch self {
     case .off: .off
     case .established: .established
+    case .wfBitMapS: .waitForBitmapSource
+    case .wfBitMapT: .waitForBitmapTarget
     case .syncSource: .syncSource
     case .syncTarget: .syncTarget
     }

@@ -6,11 +6,13 @@ public import BlockTypes
 public import Wire
 
 /// A handshake message. The driver asks `Replica.encode` for the bytes before the next event.
-public enum ControlMessage: Sendable, BitwiseCopyable {
+public enum ControlMessage: Equatable, Sendable, BitwiseCopyable {
   case hello
   case helloReply
   case state
   case syncDone
+  /// The chunk with this number of the peer's bitmap.
+  case bitmap(UInt32)
 }
 
 /// What a replica wants done.

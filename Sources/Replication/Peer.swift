@@ -11,6 +11,12 @@ struct AcceptedConnection: BitwiseCopyable {
   static var free: AcceptedConnection { AcceptedConnection(connection: nil, deadline: .never) }
 }
 
+/// What a node tells its peer about its decision, for comparison.
+struct Verdict: BitwiseCopyable {
+  var action: Action
+  var extent: SyncExtent
+}
+
 /// What a replica knows about one peer.
 ///
 /// ```
@@ -47,7 +53,7 @@ struct Peer: BitwiseCopyable {
   var decision: Decision?
   var versionOfVerdict: UInt64 = 0
   var verdictSent = false
-  var peerVerdict: Action?
+  var peerVerdict: Verdict?
 
   /// The newest generation the peer is known to share; `nil` while it may hold ours.
   var base: Generation?
@@ -62,6 +68,22 @@ struct Peer: BitwiseCopyable {
   var lastReceived = Instant(nanoseconds: 0)
   var lastProgress = Instant(nanoseconds: 0)
   var pingSentAt: Instant?
+
+  /// The peer may have taken over our newest generation, though `base` says that it is behind.
+  var mayShareNewest = false
+
+  // Exchange of bitmaps.
+  /// The next block to be told; `nil` when all were told.
+  var chunkCursor: UInt64?
+  var chunksInFlight = 0
+  /// Source: everything was told.
+  var bitmapDoneSent = false
+  /// Target: the source has told everything.
+  var bitmapDoneReceived = false
+  /// Source: the target is ready, and `base` is being cleared. Target: the source's history is
+  /// being made durable.
+  var startVersion: UInt64?
+  var syncReadySent = false
 
   // Resync. Which blocks are left, the peer's bitmap in `Replica.bitmaps` says.
   var pullCursor: UInt64 = 0

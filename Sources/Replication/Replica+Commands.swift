@@ -117,8 +117,6 @@ extension Replica {
   private mutating func beginPromotion(force: Bool) {
     if role == .primary { return finish(.done) }
     if anyPeerIsPrimary { return finish(.refused(.multiplePrimaries)) }
-    var isTarget = false
-    for slot in 0..<peers.count where peers[slot].replication == .syncTarget { isTarget = true }
     let hasData = disk == .upToDate
     let mayForce =
       force && !isTarget && (disk == .inconsistent || disk == .outdated || disk == .consistent)
@@ -131,6 +129,12 @@ extension Replica {
     promotionNumber += 1
     command?.stage = .asking
     if let pending = command { continueAsking(pending) }
+  }
+
+  /// Whether this node's data is being replaced: writes come without a Primary.
+  private var isTarget: Bool {
+    for slot in 0..<peers.count where peers[slot].replication.isTarget { return true }
+    return false
   }
 
   private var anyPeerIsPrimary: Bool {
@@ -274,7 +278,9 @@ extension Replica {
 
   /// Flushes when nobody writes any more, so that a crash from then on counts as none.
   mutating func beginCleanFlush() {
-    guard role == .secondary, !anyPeerIsPrimary, superblock?.dirty == true else { return }
+    guard role == .secondary, !anyPeerIsPrimary, superblock?.dirty == true, !isTarget else {
+      return
+    }
     guard cleanFlush == nil else {
       cleanFlushIsWantedAgain = true
       return
@@ -287,7 +293,7 @@ extension Replica {
 
   mutating func cleanFlushed() {
     if cleanFlushIsWantedAgain { return beginCleanFlush() }
-    guard !cleanFlushIsStale, role == .secondary, !anyPeerIsPrimary, command == nil,
+    guard !cleanFlushIsStale, role == .secondary, !anyPeerIsPrimary, command == nil, !isTarget,
       var block = superblock,
       block.dirty, !crashed
     else { return }
@@ -390,7 +396,11 @@ extension Replica {
     // The data is declared worthless, and with it the history that it had.
     block.diskState = .inconsistent
     block.lineage = Lineage()
-    for slot in 0..<peers.count { peers[slot].base = nil }
+    for slot in 0..<peers.count {
+      peers[slot].base = nil
+      peers[slot].mayShareNewest = false
+      bitmaps[slot].setAll()
+    }
     crashed = false
     superblock = block
     become(disk: .inconsistent)

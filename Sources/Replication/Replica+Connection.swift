@@ -232,6 +232,12 @@ extension Replica {
     peers[slot].peerVerdict = nil
     peers[slot].outstanding = 0
     peers[slot].pingSentAt = nil
+    peers[slot].chunkCursor = nil
+    peers[slot].chunksInFlight = 0
+    peers[slot].bitmapDoneSent = false
+    peers[slot].bitmapDoneReceived = false
+    peers[slot].startVersion = nil
+    peers[slot].syncReadySent = false
     peers[slot].pullsInFlight = 0
     peers[slot].finishVersion = nil
     peers[slot].syncDoneSent = false

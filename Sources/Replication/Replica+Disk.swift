@@ -43,6 +43,10 @@ extension Replica {
       peers[slot].base = block.peers.first { $0.node == peers[slot].node }?.base
       if peers[slot].base == nil { peerMayBeAhead = true }
       bitmaps[slot] = BlockBitmap(blockCount: (block.volumeBytes + blockSize - 1) / blockSize)
+      // Until bitmaps are kept on disk, what may differ after a restart is everything.
+      if crashed || peers[slot].base != nil || block.diskState == .inconsistent {
+        bitmaps[slot].setAll()
+      }
     }
     become(disk: .diskless)
     switch block.diskState {
@@ -87,6 +91,7 @@ extension Replica {
     for slot in 0..<peers.count {
       sendVerdictWhenDurable(slot)
       grantWhenDurable(slot)
+      continueStarting(slot)
       continueFinishing(slot)
     }
   }
@@ -97,8 +102,7 @@ extension Replica {
     tellDisk(.diskless)
     dropDisk()
     for slot in 0..<peers.count {
-      let isSyncing =
-        peers[slot].replication == .syncSource || peers[slot].replication == .syncTarget
+      let isSyncing = peers[slot].replication.isSource || peers[slot].replication.isTarget
       if isSyncing || peers[slot].state.isHandshake { loseConnection(slot, .diskFailed) }
     }
   }

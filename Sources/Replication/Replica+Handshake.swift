@@ -112,6 +112,7 @@ extension Replica {
     case .syncTarget:
       block.diskState = .inconsistent
       block.wasPrimary = false
+      block.dirty = true
       become(disk: .inconsistent)
     case .syncSource:
       block.diskState = .upToDate
@@ -138,15 +139,17 @@ extension Replica {
     peers[slot].verdictSent = true
     var header = MessageHeader(.verdict)
     header.length = UInt64(decision.action.rawValue)
+    header.offset = UInt64(decision.extent.rawValue)
     effects.push(.send(connection, header, .none))
     agreeIfBothDecided(slot)
   }
 
   mutating func receivedVerdict(_ slot: Int, _ header: MessageHeader) {
     guard let action = UInt8(exactly: header.length).flatMap(Action.init(rawValue:)),
+      let extent = UInt8(exactly: header.offset).flatMap(SyncExtent.init(rawValue:)),
       action != .refuse, peers[slot].state.isHandshake, peers[slot].peerVerdict == nil
     else { return protocolViolation(slot, .verdict) }
-    peers[slot].peerVerdict = action
+    peers[slot].peerVerdict = Verdict(action: action, extent: extent)
     agreeIfBothDecided(slot)
   }
 
@@ -154,7 +157,9 @@ extension Replica {
     guard peers[slot].verdictSent, let theirs = peers[slot].peerVerdict,
       let decision = peers[slot].decision, let report = reports[slot]
     else { return }
-    guard decision.action.mirrored == theirs else { return loseConnection(slot, .disagreement) }
+    guard decision.action.mirrored == theirs.action, decision.extent == theirs.extent else {
+      return loseConnection(slot, .disagreement)
+    }
     become(slot, .connected, .none)
     peers[slot].connectedAt = now
     become(slot, peerDisk: peerDisk(after: decision, report))
@@ -162,13 +167,7 @@ extension Replica {
     case .noSync:
       become(slot, replication: .established)
       beginCleanFlush()
-    case .syncSource:
-      become(slot, replication: .syncSource)
-      beginSync(slot)
-    case .syncTarget:
-      become(slot, replication: .syncTarget)
-      beginSync(slot)
-      pullMore(slot)
+    case .syncSource, .syncTarget: beginBitmapExchange(slot, decision)
     case .refuse: preconditionFailure("a refusal is never agreed on")
     }
   }
@@ -208,6 +207,13 @@ extension Replica {
       header = MessageHeader(message == .state ? .state : .syncDone)
       guard let report = sentReports[slot] else { return 0 }
       payload = report.encode(into: body)
+    case .bitmap(let chunk):
+      let first = UInt64(chunk) * options.bitmapChunkBlocks
+      let end = min(first + options.bitmapChunkBlocks, bitmaps[slot].blockCount)
+      header = MessageHeader(.bitmap, offset: first * blockSize)
+      let (count, encoding) = BitmapChunk.encode(bitmaps[slot], first..<end, into: body)
+      header.length = encoding.rawValue
+      payload = count
     }
     header.payloadBytes = UInt32(payload)
     header.encode(into: bytes)

@@ -36,8 +36,9 @@ extension Replica {
         return protocolViolation(slot, header.type)
       }
     case .hello, .helloReply: protocolViolation(slot, header.type)
-    case .ack, .resyncRequest, .resyncAck, .syncDone, .syncDoneAck, .promoteRequest,
-      .promoteReply, .roleChanged, .diskChanged:
+    case .ack, .resyncRequest, .resyncAck, .syncDone, .syncDoneAck, .bitmap, .bitmapAck,
+      .bitmapDone, .syncReady, .syncStart, .promoteRequest, .promoteReply, .roleChanged,
+      .diskChanged:
       guard isConnected else { return protocolViolation(slot, header.type) }
       unsafe receivedConnected(slot, header, control)
     }
@@ -56,6 +57,11 @@ extension Replica {
       }
       receivedSyncDone(slot, report)
     case .syncDoneAck: receivedSyncDoneAck(slot)
+    case .bitmap: unsafe receivedBitmap(slot, header, control)
+    case .bitmapAck: receivedBitmapAck(slot)
+    case .bitmapDone: receivedBitmapDone(slot)
+    case .syncReady: receivedSyncReady(slot)
+    case .syncStart: receivedSyncStart(slot)
     case .promoteRequest: receivedPromoteRequest(slot, header)
     case .promoteReply: receivedPromoteReply(slot, header)
     case .roleChanged: receivedRole(slot, header)
@@ -139,6 +145,9 @@ extension Replica {
 
   mutating func finishPeerRequest(_ id: SlotID, _ request: Request) {
     if !request.isOrphaned, peers[Int(request.peer)].connection == request.connection {
+      if !request.failed, request.operation.changesData {
+        markInSync(Int(request.peer), request.range)
+      }
       answer(request.connection, request.tag, failed: request.failed)
     }
     releaseIfAny(request.buffer)

@@ -133,6 +133,7 @@ extension Replica {
     if options.sabotage == .completeBeforePeer { requests[id].pendingPeers = PeerSet() }
     guard !missed.isEmpty else { return }
     requests[id].missedPeers = missed
+    for slot in 0..<peers.count where missed.contains(slot) { markOutOfSync(slot, request.range) }
     // In parallel with the disk write: completion waits for it, see `finishClientRequest`.
     ensureBase(missed)
   }
@@ -260,6 +261,7 @@ extension Replica {
     clientRequests -= 1
     if request.operation.changesData { clientWrites -= 1 }
     remove(id)
+    if isSafe { settleMarks(request) }
   }
 
   /// Completes what waited for the generation, which is durable now or never will be.
@@ -292,7 +294,10 @@ extension Replica {
     requests[id].pendingPeers.remove(slot)
     if header.length != 0, requests[id].operation.changesData {
       requests[id].missedPeers.insert(slot)
+      markOutOfSync(slot, requests[id].range)
       if peers[slot].takesWrites { become(slot, peerDisk: .failed) }
+    } else {
+      requests[id].ackedPeers.insert(slot)
     }
     finishClientRequest(id)
   }
@@ -300,14 +305,17 @@ extension Replica {
   /// Begins a generation if a peer in `missed` may believe that it has everything of this one.
   mutating func ensureBase(_ missed: PeerSet) {
     var begins = PeerSet()
-    for slot in 0..<peers.count where missed.contains(slot) && peers[slot].base == nil {
-      begins.insert(slot)
+    for slot in 0..<peers.count where missed.contains(slot) {
+      if peers[slot].base == nil || peers[slot].mayShareNewest { begins.insert(slot) }
     }
     // Every write comes here while a peer is away: the superblock is copied only when it changes.
     guard !begins.isEmpty, options.sabotage != .skipLineageWrite, var block = superblock,
       let newest = block.lineage.newest
     else { return }
-    for slot in 0..<peers.count where begins.contains(slot) { peers[slot].base = newest }
+    for slot in 0..<peers.count where begins.contains(slot) {
+      if peers[slot].base == nil { peers[slot].base = newest }
+      peers[slot].mayShareNewest = false
+    }
     block.lineage.begin(id: entropy, author: options.node)
     superblock = block
     if let generation = block.lineage.newest { effects.push(.note(.newGeneration(generation))) }
@@ -323,7 +331,10 @@ extension Replica {
       case .client:
         guard request.pendingPeers.contains(slot) else { continue }
         requests[id].pendingPeers.remove(slot)
-        if request.operation.changesData { requests[id].missedPeers.insert(slot) }
+        if request.operation.changesData {
+          requests[id].missedPeers.insert(slot)
+          markOutOfSync(slot, request.range)
+        }
         finishClientRequest(id)
       case .peer, .resyncApply, .resyncServe, .resyncPull:
         if Int(request.peer) == slot { orphan(id, request) }

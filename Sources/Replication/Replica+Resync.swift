@@ -13,7 +13,6 @@ import Wire
 
 extension Replica {
   mutating func beginSync(_ slot: Int) {
-    bitmaps[slot].setAll()
     peers[slot].syncBlocksTotal = bitmaps[slot].setCount
     peers[slot].syncStarted = now
     peers[slot].pullCursor = 0
@@ -80,11 +79,12 @@ extension Replica {
     effects.push(.send(request.connection, header, .none))
     peers[slot].pullsInFlight -= 1
     pullMore(slot)
+    flushForSyncDone(slot)
   }
 
   mutating func receivedSyncDone(_ slot: Int, _ report: StateReport) {
-    guard peers[slot].replication == .syncTarget, bitmaps[slot].setCount == 0,
-      peers[slot].pullsInFlight == 0, !peers[slot].syncDoneReceived, !report.lineage.isEmpty
+    guard peers[slot].replication == .syncTarget, !peers[slot].syncDoneReceived,
+      !report.lineage.isEmpty, bitmaps[slot].setCount == 0
     else { return protocolViolation(slot, .syncDone) }
     reports[slot] = report
     peers[slot].syncDoneReceived = true
@@ -92,8 +92,10 @@ extension Replica {
   }
 
   private mutating func flushForSyncDone(_ slot: Int) {
+    // A pull for a block that a write has covered meanwhile is answered all the same.
+    guard peers[slot].syncDoneReceived, peers[slot].pullsInFlight == 0 else { return }
     // One that was begun for a connection given up meanwhile has to end first.
-    guard peers[slot].syncDoneReceived, peers[slot].syncDoneFlush == nil else { return }
+    guard peers[slot].syncDoneFlush == nil, peers[slot].adoptVersion == nil else { return }
     peers[slot].syncDoneFlush = beginFlush(.syncDoneFlush, peer: slot)
   }
 
@@ -160,7 +162,14 @@ extension Replica {
     gotAnswer(slot)
     bitmaps[slot].clear(requests[id].range, volumeBytes: volumeBytes)
     remove(id)
-    guard bitmaps[slot].setCount == 0, peers[slot].finishVersion == nil else { return }
+    finishSourceIfDone(slot)
+  }
+
+  /// Begins the end of the resync when no block is marked any more.
+  mutating func finishSourceIfDone(_ slot: Int) {
+    guard peers[slot].replication == .syncSource, bitmaps[slot].setCount == 0,
+      peers[slot].finishVersion == nil
+    else { return }
     peers[slot].base = nil
     crashed = false
     if var block = superblock {

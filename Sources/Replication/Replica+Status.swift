@@ -60,6 +60,24 @@ extension Replica {
     return false
   }
 
+  /// Whether the block counts as different from the peer's.
+  public func mayDiffer(_ block: BlockIndex, fromPeer slot: Int) -> Bool { bitmaps[slot][block] }
+
+  /// Whether a change of the block is under way or waits. Looks at every request: for tests.
+  public func isChanging(_ block: BlockIndex) -> Bool {
+    let range = ByteRange(offset: block.offset, length: blockSize)
+    for index in 0..<requests.capacity {
+      guard let id = requests.id(at: index) else { continue }
+      let request = requests[id]
+      if request.operation.changesData, request.origin != .resyncPull,
+        request.range.overlaps(range)
+      {
+        return true
+      }
+    }
+    return false
+  }
+
   /// Whether new client writes wait for a handshake to end.
   public var isSuspended: Bool { isFrozen }
 }

@@ -52,6 +52,8 @@ public struct ReplicaOptions: Sendable {
   public var peerRequestLimit = 1024
   /// Bytes one resync request covers at most.
   public var resyncRequestBytes: UInt64 = UInt64(maxPayloadBytes)
+  /// Blocks one chunk of a bitmap describes; a multiple of 8, at most 32768.
+  public var bitmapChunkBlocks = BitmapChunk.blockLimit
   /// Resync requests under way: 8 MiB keep a 10 GbE link full at 5 ms.
   public var resyncWindow = 8
   /// A planted bug.

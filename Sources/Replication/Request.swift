@@ -50,6 +50,8 @@ struct Request: BitwiseCopyable {
   var connection = ConnectionID(0)
   var pendingPeers = PeerSet()
   var missedPeers = PeerSet()
+  /// Peers that have written it.
+  var ackedPeers = PeerSet()
 
   static var filler: Request {
     Request(.client, .flush, ByteRange(start: 0, end: 0), tag: 0)

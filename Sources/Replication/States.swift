@@ -30,17 +30,27 @@ public enum ConnectionState: UInt8, Sendable, BitwiseCopyable {
 
 /// DRBD's replication states that exist so far.
 public enum ReplicationState: UInt8, Sendable, BitwiseCopyable {
-  case off, established, syncSource, syncTarget
+  case off, established
+  /// The bitmaps travel.
+  case wfBitMapS, wfBitMapT
+  case syncSource, syncTarget
 
   /// DRBD's spelling.
   public var name: String {
     switch self {
     case .off: "Off"
     case .established: "Established"
+    case .wfBitMapS: "WFBitMapS"
+    case .wfBitMapT: "WFBitMapT"
     case .syncSource: "SyncSource"
     case .syncTarget: "SyncTarget"
     }
   }
+
+  /// Whether this node's data is being replaced by the peer's.
+  public var isTarget: Bool { self == .wfBitMapT || self == .syncTarget }
+  /// Whether this node's data replaces the peer's.
+  public var isSource: Bool { self == .wfBitMapS || self == .syncSource }
 }
 
 /// Why a connection is not there, or was given up.

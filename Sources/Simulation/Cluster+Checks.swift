@@ -315,6 +315,7 @@ extension Cluster {
     let isDual = nodes.allSatisfy {
       $0.isRunning && $0.role == .primary && $0.connection == .connected
     }
+    if statistics.steps % 8 == 0 { checkCoverage() }
     if isDual { violate(.oneWriter, "both nodes are Primary and connected") }
     if now >= convergenceDeadline { judgeConvergence() }
   }

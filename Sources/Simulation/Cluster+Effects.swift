@@ -34,7 +34,9 @@ extension Cluster {
     case .release(let buffer): give(node, buffer)
     case .complete(let tag, let outcome): completed(node, tag, outcome)
     case .reply(let token, let result): replied(node, token, result)
-    case .detachDisk: say("node \(node.index) detaches its disk")
+    case .detachDisk:
+      say("node \(node.index) detaches its disk")
+      readMarks(node)
     case .note(let note): noted(node, note)
     }
   }
@@ -153,7 +155,7 @@ extension Cluster {
       }
     case .replication(_, _, let new):
       node.replication = new
-      if new == .syncTarget { becameTarget(node) }
+      if new == .wfBitMapT { becameTarget(node) }
       if new == .established { established(node) }
     case .peerDisk(_, _, let new): node.peerDisk = new
     case .protocolError(_, let type):

@@ -120,6 +120,7 @@ extension Cluster {
     hash.event(at: now, 9 << 56 | UInt64(node.index) << 48 | UInt64(header.type.rawValue) << 40)
     hash.mix(header.id ^ header.offset << 32 ^ header.length)
     say("node \(node.index) <- \(connection.value) \(Self.text(header))")
+    if header.type == .resyncData { statistics.resyncBytes += UInt64(header.payloadBytes) }
     var buffer = BufferID.none
     if header.type.carriesData {
       guard let taken = node.buffers.take(message.words) else {

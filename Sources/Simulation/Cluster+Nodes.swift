@@ -134,6 +134,8 @@ extension Cluster {
     history.processEnded(index)
     node.forgetRun(bufferCount: options.bufferCount)
     isDurable(readSuperblock(node), node)
+    readMarks(node)
+    checkCoverage()
     relaxAfterCrashes()
     abandonClients(of: index)
   }

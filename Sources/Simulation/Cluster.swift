@@ -117,6 +117,7 @@ package final class Cluster {
     core.peerRequestLimit = 128
     core.resyncRequestBytes = options.resyncRequestBytes
     core.resyncWindow = options.resyncWindow
+    core.bitmapChunkBlocks = options.bitmapChunkBlocks
     core.sabotage = options.canary.sabotage
     return core
   }
@@ -151,6 +152,8 @@ package struct Statistics: Equatable, Sendable {
   package var refused = 0
   package var abandoned = 0
   package var messages = 0
+  /// Bytes of content that resyncs have moved.
+  package var resyncBytes: UInt64 = 0
   package var faults = [Int](repeating: 0, count: FaultKind.allCases.count)
   package var resyncs = 0
   /// Refusals that wait for an administrator, by reason: while both replicas hold acknowledged
@@ -174,6 +177,7 @@ package struct Statistics: Equatable, Sendable {
     refused += other.refused
     abandoned += other.abandoned
     messages += other.messages
+    resyncBytes += other.resyncBytes
     for kind in faults.indices { faults[kind] += other.faults[kind] }
     resyncs += other.resyncs
     for reason in refusedForked.indices {

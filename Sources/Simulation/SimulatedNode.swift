@@ -79,6 +79,8 @@ package final class SimulatedNode {
   package var lostPowerAt: UInt64?
   /// The node knows, or must assume, that its peer went on without it.
   package var mayKnowItIsBehind = false
+  /// Blocks that the disk alone, without a running core, says may differ from the peer's.
+  package var marksOnDisk: [Bool]
   /// Content that the node promised its sync target with `syncDone`.
   package var promisedContent: SyncedContent?
 
@@ -87,6 +89,7 @@ package final class SimulatedNode {
     self.replica = replica
     disk = SimulatedDisk(sectorCount: sectorCount)
     buffers = BufferLedger(count: options.bufferCount)
+    marksOnDisk = Array(repeating: true, count: options.volumeBlocks)
   }
 
   /// Forgets what belonged to a run of the process.

@@ -97,6 +97,8 @@ package struct SwarmOptions: Equatable, Sendable {
   package var resyncRequestBytes: UInt64 = 16 * blockSize
   /// Resync requests under way at once.
   package var resyncWindow = 2
+  /// Blocks in one chunk of a bitmap that is told to the peer.
+  package var bitmapChunkBlocks: UInt64 = 64
   /// The core's `ping-int`, `timeout` and `ko-count`.
   package var pingIntervalMs: UInt64 = 2_000
   package var timeoutMs: UInt64 = 1_000

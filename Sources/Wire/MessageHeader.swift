@@ -35,6 +35,15 @@ public enum MessageType: UInt8, Sendable, BitwiseCopyable, CaseIterable {
   case resyncAck = 22
   case syncDone = 23
   case syncDoneAck = 24
+  /// Blocks that may differ, see `BitmapChunk`.
+  case bitmap = 25
+  case bitmapAck = 26
+  /// The source has told all of its bitmap.
+  case bitmapDone = 27
+  /// The target has told all of its bitmap, and the source's history and bits are on its disk.
+  case syncReady = 28
+  /// The source has forgotten, durably, that the target is behind: the blocks may be pulled.
+  case syncStart = 29
 
   case promoteRequest = 30
   case promoteReply = 31
@@ -52,16 +61,18 @@ public enum MessageType: UInt8, Sendable, BitwiseCopyable, CaseIterable {
   public var payloadLimit: UInt32 {
     switch self {
     case .write, .resyncData: maxPayloadBytes
-    case .hello, .helloReply, .reject, .state, .syncDone: maxControlPayloadBytes
+    case .hello, .helloReply, .reject, .state, .syncDone, .bitmap: maxControlPayloadBytes
     case .verdict, .writeZeroes, .trim, .flush, .ack, .resyncRequest, .resyncAck, .syncDoneAck,
-      .promoteRequest, .promoteReply, .roleChanged, .diskChanged, .goodbye, .ping, .pong:
+      .bitmapAck, .bitmapDone, .syncReady, .syncStart, .promoteRequest, .promoteReply,
+      .roleChanged, .diskChanged, .goodbye, .ping, .pong:
       0
     }
   }
 }
 
-/// Most payload bytes of a handshake message: 32 generations of 24 bytes and fixed fields fit.
-public let maxControlPayloadBytes: UInt32 = 2048
+/// Most payload bytes of a message that is not volume data: one page of a bitmap, which is more
+/// than 32 generations of 24 bytes.
+public let maxControlPayloadBytes: UInt32 = 4096
 
 /// Why bytes from a peer are not a message. The connection cannot go on after any of these.
 public enum WireError: Error, Equatable, Sendable {
@@ -77,6 +88,7 @@ public enum WireError: Error, Equatable, Sendable {
   public enum StaticStringField: Sendable, Equatable {
     case nodeID, nameLength, nameBytes, diskState, role, flags, lineageCount, generationOrder
     case generationNumber, volumeBytes, protocolRange, outOfSyncBlocks
+    case bitmapEncoding, bitmapRun
   }
 }
 

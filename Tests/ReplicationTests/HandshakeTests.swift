@@ -253,7 +253,7 @@ import Wire
     rig.receive(peerReport())
     rig.settle()
 
-    rig.receive(.verdict, length: UInt64(Action.syncTarget.rawValue))
+    rig.receiveVerdict(.syncTarget, .bitmap)
 
     #expect(rig.peer.reason == .disagreement)
     #expect(rig.state == .connecting)
@@ -344,7 +344,7 @@ import Wire
     #expect(rig.completions[2] == .done, "reads change nothing")
     #expect(rig.completions[1] == nil)
 
-    rig.receive(.verdict, length: UInt64(Action.syncTarget.rawValue))
+    rig.receiveVerdict(.syncTarget, .bitmap)
     #expect(rig.state == .connected)
     rig.settle()
     for header in rig.takeSent() where [.write, .flush].contains(header.type) {

@@ -27,16 +27,18 @@ private final class HostileRun {
     }
   }
 
+  /// The peer has said `bitmapDone` on this connection.
+  private var hasToldBitmap = false
+
   func step() {
     switch random.below(18) {
     case 0...1: submit()
     case 2...5: answerDisk()
-    case 6: if rig.superblockIsPending { rig.finishSuperblock(result: random.oneIn(50) ? -5 : 0) }
-    case 7: passTime()
+    case 6: passTime()
     case 8: if random.oneIn(4) { giveCommand() }
     case 9: answerDial()
     case 10: accept()
-    case 11...14: plausibleMessage()
+    case 7, 11...14: plausibleMessage()
     case 15: if random.oneIn(4) { anyMessage() }
     case 16: if random.oneIn(8) { breakOne() }
     default: attach()
@@ -58,6 +60,9 @@ private final class HostileRun {
   }
 
   private func answerDisk() {
+    if rig.superblockIsPending, rig.disk.isEmpty || random.oneIn(3) {
+      return rig.finishSuperblock(result: random.oneIn(50) ? -5 : 0)
+    }
     guard !rig.disk.isEmpty else { return }
     let index = random.below(rig.disk.count)
     rig.finishDisk(at: index, result: random.oneIn(40) ? -5 : 0)
@@ -118,6 +123,10 @@ private final class HostileRun {
 
   private func greet(_ type: MessageType, _ connection: ConnectionID) {
     guard !rig.closed.contains(connection) else { return }
+    // What was said on an earlier connection gets no answer on this one.
+    rig.controls = []
+    headers = []
+    hasToldBitmap = false
     rig.connection = connection
     rig.receiveHello(
       type, on: connection, instance: 70 + UInt64(random.below(3)), epoch: UInt64(random.below(4)),
@@ -134,6 +143,8 @@ private final class HostileRun {
     guard live.contains(rig.connection) else { return }
     if rig.state.isHandshake { return handshakeMessage() }
     guard rig.state == .connected else { return }
+    let isExchanging = rig.replication == .wfBitMapS || rig.replication == .wfBitMapT
+    if isExchanging, !random.oneIn(6) { return exchangeMessage() }
     if random.oneIn(3) { return ask() }
     guard let header = headers.popLast() else { return ask() }
     switch header.type {
@@ -148,12 +159,29 @@ private final class HostileRun {
     }
   }
 
+  /// What a correct peer says next while the bitmaps travel, if it is its turn.
+  private func exchangeMessage() {
+    if let chunk = rig.controls.firstIndex(where: { $0.isBitmap }) {
+      rig.controls.remove(at: chunk)
+      rig.receive(.bitmapAck)
+    } else if let done = headers.firstIndex(where: { $0.type == .bitmapDone }) {
+      headers.remove(at: done)
+      rig.receive(.syncReady)
+    } else if let ready = headers.firstIndex(where: { $0.type == .syncReady }) {
+      headers.remove(at: ready)
+      rig.receive(.syncStart)
+    } else if rig.replication == .wfBitMapT, !hasToldBitmap {
+      hasToldBitmap = true
+      rig.receive(.bitmapDone)
+    }
+  }
+
   private func handshakeMessage() {
     guard random.oneIn(2) else {
-      let verdict = headers.last { $0.type == .verdict }?.length ?? UInt64(random.below(3))
-      let action = Action(rawValue: UInt8(verdict)) ?? .noSync
-      return rig.receive(
-        .verdict, length: UInt64((random.oneIn(9) ? action : action.mirrored).rawValue))
+      let verdict = headers.last { $0.type == .verdict }
+      let action = Action(rawValue: UInt8(verdict?.length ?? UInt64(random.below(3)))) ?? .noSync
+      let extent = SyncExtent(rawValue: UInt8(verdict?.offset ?? 0)) ?? .none
+      return rig.receiveVerdict(random.oneIn(9) ? action : action.mirrored, extent)
     }
     let disks: [DiskState] = [
       .upToDate, .upToDate, .inconsistent, .outdated, .consistent, .diskless,
@@ -240,18 +268,19 @@ private final class HostileRun {
   /// Garbage that gets nowhere protects nothing.
   @Test func hostileRunsReachEveryState() {
     var visited: Set<String> = []
-    for seed: UInt64 in 0..<80 {
+    for seed: UInt64 in 0..<240 {
       let run = HostileRun(seed: seed)
       for _ in 0..<600 { run.step() }
       visited.formUnion(run.visited)
     }
     let states = [
       "standAlone off", "connecting off", "quiescing off", "wfReportParams off", "wfVerdict off",
-      "connected established", "connected syncSource",
+      "connected established", "connected wfBitMapS", "connected syncSource",
     ]
     for role in ["Primary", "Secondary"] {
       for state in states { #expect(visited.contains("\(role) \(state)")) }
     }
+    #expect(visited.contains("Secondary connected wfBitMapT"))
     #expect(visited.contains("Secondary connected syncTarget"))
   }
 }

@@ -10,7 +10,7 @@ import Wire
 /// The states a message can meet, by the way in.
 enum MeetingPoint: String, CaseIterable, Sendable {
   case dialed, accepted, quiescing, wfReportParams, wfVerdict
-  case established, primaryEstablished, syncSource, syncTarget
+  case established, primaryEstablished, wfBitMapS, wfBitMapT, syncSource, syncTarget
 
   var rig: Rig {
     switch self {
@@ -18,6 +18,8 @@ enum MeetingPoint: String, CaseIterable, Sendable {
     case .quiescing, .wfReportParams, .wfVerdict: return handshake()
     case .established: return Rig.secondary()
     case .primaryEstablished: return Rig.primary()
+    case .wfBitMapS: return Rig.tellingSource()
+    case .wfBitMapT: return Rig.toldTarget()
     case .syncSource: return Rig.source()
     case .syncTarget: return Rig.target()
     }
@@ -63,6 +65,13 @@ enum MeetingPoint: String, CaseIterable, Sendable {
       ])
     case .primaryEstablished:
       return always.union([.promoteRequest, .roleChanged, .diskChanged])
+    case .wfBitMapS:
+      return always.union([.bitmap, .bitmapAck, .promoteRequest, .roleChanged, .diskChanged])
+    case .wfBitMapT:
+      return always.union([
+        .write, .writeZeroes, .trim, .flush, .bitmap, .bitmapDone, .promoteRequest, .roleChanged,
+        .diskChanged,
+      ])
     case .syncSource:
       return always.union([.resyncRequest, .promoteRequest, .roleChanged, .diskChanged])
     case .syncTarget:
@@ -122,7 +131,8 @@ enum MeetingPoint: String, CaseIterable, Sendable {
       rig.receive(MessageHeader(type, id: 1, length: 4096))
     case .reject: rig.receive(.reject, length: UInt64(Reason.splitBrain.rawValue))
     case .roleChanged, .goodbye: rig.receive(type, length: UInt64(Role.secondary.rawValue))
-    case .verdict, .flush, .ack, .resyncAck, .syncDoneAck, .promoteRequest, .promoteReply,
+    case .verdict, .flush, .ack, .resyncAck, .syncDoneAck, .bitmap, .bitmapAck, .bitmapDone,
+      .syncReady, .syncStart, .promoteRequest, .promoteReply,
       .diskChanged, .ping, .pong:
       rig.receive(type, id: 1)
     }

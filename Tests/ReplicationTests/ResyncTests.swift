@@ -58,8 +58,8 @@ import Wire
     #expect(rig.replication == .established)
   }
 
-  /// A cut before the lineage is durable leaves an Inconsistent replica with its old history.
-  @Test func cutBeforeTheEndKeepsTheOldHistory() {
+  /// A cut before the end leaves an Inconsistent replica that knows what it is becoming.
+  @Test func cutBeforeTheEndLeavesAnInconsistentReplica() {
     let rig = Rig.target()
     rig.feedResync()
     rig.receive(peerReport(.upToDate, lineage(1, 2), role: .primary), as: .syncDone)
@@ -67,7 +67,8 @@ import Wire
     rig.settle()
 
     #expect(rig.replica.disk == .inconsistent)
-    #expect(rig.replica.superblock?.lineage == lineage(1))
+    #expect(rig.durable.last?.diskState == .inconsistent)
+    #expect(rig.durable.last?.lineage == lineage(1, 2))
   }
 
   @Test func endThatComesTooEarlyIsAnError() {
@@ -268,7 +269,8 @@ import Wire
         rig.finishDisk(at: flush)
       }
       while rig.superblockIsPending { rig.finishSuperblock() }
-      rig.receive(.verdict, length: UInt64(Action.syncTarget.rawValue))
+      rig.receiveVerdict(.syncTarget, .full)
+      rig.exchangeBitmaps()
     }
 
     #expect(rig.disk.count <= 64)

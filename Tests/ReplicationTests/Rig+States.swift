@@ -16,8 +16,15 @@ extension Rig {
     receiveHello(.helloReply, on: connection, isPrimary: isPrimary)
   }
 
-  /// Goes through a handshake up to `Connected`; the peer decides the mirror of what we did.
+  /// Goes through a handshake up to `Connected` and through the exchange of bitmaps; the peer
+  /// decides the mirror of what we did.
   func shakeHands(_ report: StateReport) {
+    agree(report)
+    exchangeBitmaps()
+  }
+
+  /// Goes through a handshake up to `Connected`.
+  func agree(_ report: StateReport) {
     settle()
     receive(report)
     settle()
@@ -25,9 +32,37 @@ extension Rig {
       Issue.record("no verdict was sent in \(state)")
       return
     }
-    receive(.verdict, length: UInt64(action.mirrored.rawValue))
+    receiveVerdict(action.mirrored, SyncExtent(rawValue: UInt8(verdict.offset)) ?? .none)
     settle()
     #expect(state == .connected)
+  }
+
+  /// The peer answers chunks, marks nothing of its own, and starts the resync if there is one.
+  func exchangeBitmaps() {
+    while replication == .wfBitMapS || replication == .wfBitMapT {
+      exchangeOne()
+      settle()
+    }
+  }
+
+  /// The next message of the peer in the exchange of bitmaps.
+  func exchangeOne() {
+    if let chunk = controls.firstIndex(where: { $0.isBitmap }) {
+      controls.remove(at: chunk)
+      return receive(.bitmapAck)
+    }
+    if replication == .wfBitMapS { return receive(.syncReady) }
+    if let ready = sent.firstIndex(where: { $0.type == .syncReady }) {
+      sent.remove(at: ready)
+      return receive(.syncStart)
+    }
+    receive(.bitmapDone)
+  }
+
+  func receiveVerdict(_ action: Action, _ extent: SyncExtent = .none) {
+    receive(
+      MessageHeader(
+        .verdict, offset: UInt64(extent.rawValue), length: UInt64(action.rawValue)))
   }
 
   /// Attached and Connected with a peer that reports `report`.
@@ -72,6 +107,30 @@ extension Rig {
     let rig = connected(
       superblock(), to: peerReport(.upToDate, lineage(1, 2), role: .primary), change)
     #expect(rig.replication == .syncTarget)
+    return rig
+  }
+
+  /// Source of a partial resync, whose only chunk of the bitmap is under way.
+  static func tellingSource() -> Rig {
+    let rig = Rig()
+    var block = superblock(.upToDate, lineage(1, 2))
+    block.peers = [PeerSlotRecord(node: other, base: lineage(1).newest)]
+    rig.attach(block)
+    rig.dialAndGreet()
+    rig.agree(peerReport())
+    #expect(rig.replication == .wfBitMapS)
+    return rig
+  }
+
+  /// Target of a partial resync, which the source has not told its bitmap.
+  static func toldTarget(_ change: (inout ReplicaOptions) -> Void = { _ in }) -> Rig {
+    let rig = Rig(change)
+    rig.attach(superblock())
+    rig.dialAndGreet(isPrimary: true)
+    var report = peerReport(.upToDate, lineage(1, 2), role: .primary)
+    report.base = lineage(1).newest
+    rig.agree(report)
+    #expect(rig.replication == .wfBitMapT)
     return rig
   }
 

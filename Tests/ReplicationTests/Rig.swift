@@ -315,3 +315,9 @@ extension [Effect] {
   /// The order of effects, without notes.
   var kinds: [String] { compactMap(\.kind) }
 }
+
+extension ControlMessage {
+  var isBitmap: Bool {
+    if case .bitmap = self { true } else { false }
+  }
+}

@@ -56,7 +56,7 @@ import Wire
     let change = scenario.cluster.history.begin(node: 1, sectors: 8..<16, zeroes: false)
     scenario.cluster.history.acknowledge(change, holders: Set2(1))
     scenario.tell(1, .disconnect)
-    scenario.carryOut(1, .note(.replication(peer: 0, from: .off, to: .syncTarget)))
+    scenario.carryOut(1, .note(.replication(peer: 0, from: .off, to: .wfBitMapT)))
   }
 
   private func destroySuperblocks(_ scenario: Scenario) {

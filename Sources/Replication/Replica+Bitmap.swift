@@ -1,0 +1,177 @@
+/// Which blocks may differ from a peer's, and how both sides tell each other before a resync.
+///
+/// What must hold (P2): while two replicas differ in a block, at least one of them has it marked,
+/// or has the write that made the difference under way. A mark goes only when the block was
+/// resynced, or a write that covers it was acknowledged by both.
+///
+/// The exchange. Client writes go on and reach both; messages arrive in the order sent, so a chunk
+/// with an old mark never arrives after the write that settled it.
+///
+/// ```
+/// WFBitMapS                                       WFBitMapT
+///   bitmap ... ------------------------------->   marks what it names
+///   marks what it names  <-------------------- bitmap ...
+///   bitmapDone ------------------------------->   takes over the history, durably
+///   forgets that the target is behind, durably <- syncReady
+///   SyncSource, syncStart -------------------->   SyncTarget: pulls
+/// ```
+/// The target takes over the history first, while it is Inconsistent: from then on its history and
+/// its marks describe its data, and an interrupted resync goes on with what is left. Until the
+/// source knows, it must take both for possible (`mayShareNewest`).
+import BlockTypes
+import Metadata
+import Wire
+
+extension Replica {
+  /// Chunks that may be under way to the peer: 32 KiB keep the link busy and fit every buffer.
+  private static var chunkWindow: Int { 8 }
+
+  /// Marks what the peer in `slot` may lack.
+  mutating func markOutOfSync(_ slot: Int, _ range: ByteRange) {
+    // The disk may have been replaced by a smaller one since the request began.
+    guard range.end <= bitmaps[slot].blockCount * blockSize else { return }
+    bitmaps[slot].set(range)
+  }
+
+  /// Unmarks the blocks that `range` covers: the peer has the same content.
+  mutating func markInSync(_ slot: Int, _ range: ByteRange) {
+    guard bitmaps[slot].setCount > 0, let volumeBytes = superblock?.volumeBytes else { return }
+    bitmaps[slot].clear(range, volumeBytes: volumeBytes)
+  }
+
+  /// A client's write is done: what every acknowledging peer has as well is in sync.
+  mutating func settleMarks(_ request: Request) {
+    guard request.operation.changesData, !request.ackedPeers.isEmpty else { return }
+    for slot in 0..<peers.count where request.ackedPeers.contains(slot) {
+      guard !request.missedPeers.contains(slot) else { continue }
+      markInSync(slot, request.range)
+      finishSourceIfDone(slot)
+    }
+  }
+
+  mutating func beginBitmapExchange(_ slot: Int, _ decision: Decision) {
+    become(slot, replication: decision.action == .syncSource ? .wfBitMapS : .wfBitMapT)
+    if decision.extent == .full { bitmaps[slot].setAll() }
+    peers[slot].chunkCursor = decision.extent == .full ? nil : 0
+    peers[slot].chunksInFlight = 0
+    sendChunks(slot)
+  }
+
+  private mutating func sendChunks(_ slot: Int) {
+    guard let connection = peers[slot].connection else { return }
+    while let cursor = peers[slot].chunkCursor, peers[slot].chunksInFlight < Self.chunkWindow {
+      guard let block = bitmaps[slot].firstSet(from: BlockIndex(cursor)) else {
+        peers[slot].chunkCursor = nil
+        break
+      }
+      let chunk = block.value / options.bitmapChunkBlocks
+      peers[slot].chunkCursor = (chunk + 1) * options.bitmapChunkBlocks
+      peers[slot].chunksInFlight += 1
+      effects.push(.sendControl(connection, .bitmap(UInt32(chunk))))
+      expectAnswer(slot)
+    }
+    continueExchange(slot)
+  }
+
+  /// Goes on when everything was told.
+  private mutating func continueExchange(_ slot: Int) {
+    guard peers[slot].chunkCursor == nil, let connection = peers[slot].connection else { return }
+    if peers[slot].replication == .wfBitMapS, !peers[slot].bitmapDoneSent {
+      peers[slot].bitmapDoneSent = true
+      peers[slot].mayShareNewest = true
+      effects.push(.send(connection, MessageHeader(.bitmapDone), .none))
+      expectAnswer(slot)
+    }
+    if peers[slot].replication == .wfBitMapT, peers[slot].bitmapDoneReceived,
+      peers[slot].startVersion == nil
+    {
+      takeOverHistory(slot)
+    }
+  }
+
+  /// Target: the marks and the source's history describe this replica's data from here on.
+  private mutating func takeOverHistory(_ slot: Int) {
+    guard var block = superblock, let report = reports[slot] else { return }
+    block.lineage = report.lineage
+    block.diskState = .inconsistent
+    peers[slot].base = nil
+    peers[slot].mayShareNewest = false
+    superblock = block
+    peers[slot].startVersion = changeSuperblock()
+  }
+
+  /// What waits for the superblock at the begin of a resync, on both sides.
+  mutating func continueStarting(_ slot: Int) {
+    guard let version = peers[slot].startVersion, versionDurable >= version,
+      let connection = peers[slot].connection
+    else { return }
+    if peers[slot].replication == .wfBitMapT, !peers[slot].syncReadySent {
+      peers[slot].syncReadySent = true
+      effects.push(.send(connection, MessageHeader(.syncReady), .none))
+      expectAnswer(slot)
+    }
+    if peers[slot].replication == .wfBitMapS {
+      peers[slot].startVersion = nil
+      become(slot, replication: .syncSource)
+      effects.push(.send(connection, MessageHeader(.syncStart), .none))
+      beginSync(slot)
+      finishSourceIfDone(slot)
+    }
+  }
+
+  // MARK: Messages
+
+  mutating func receivedBitmap(
+    _ slot: Int, _ header: MessageHeader, _ payload: UnsafeRawBufferPointer
+  ) {
+    let isExpected =
+      peers[slot].replication == .wfBitMapS && peers[slot].startVersion == nil
+      || peers[slot].replication == .wfBitMapT && !peers[slot].bitmapDoneReceived
+    guard isExpected, peers[slot].decision?.extent == .bitmap,
+      let connection = peers[slot].connection, let volumeBytes = superblock?.volumeBytes
+    else { return protocolViolation(slot, .bitmap) }
+    do {
+      try BitmapChunk.merge(
+        header, payload, volumeBytes: volumeBytes, into: &bitmaps[slot])
+    } catch {
+      return protocolViolation(slot, .bitmap)
+    }
+    effects.push(.send(connection, MessageHeader(.bitmapAck), .none))
+  }
+
+  mutating func receivedBitmapAck(_ slot: Int) {
+    guard peers[slot].chunksInFlight > 0 else { return protocolViolation(slot, .bitmapAck) }
+    gotAnswer(slot)
+    peers[slot].chunksInFlight -= 1
+    sendChunks(slot)
+  }
+
+  mutating func receivedBitmapDone(_ slot: Int) {
+    guard peers[slot].replication == .wfBitMapT, !peers[slot].bitmapDoneReceived else {
+      return protocolViolation(slot, .bitmapDone)
+    }
+    peers[slot].bitmapDoneReceived = true
+    continueExchange(slot)
+  }
+
+  mutating func receivedSyncReady(_ slot: Int) {
+    guard peers[slot].replication == .wfBitMapS, peers[slot].bitmapDoneSent,
+      peers[slot].chunksInFlight == 0, peers[slot].startVersion == nil
+    else { return protocolViolation(slot, .syncReady) }
+    gotAnswer(slot)
+    peers[slot].base = nil
+    peers[slot].mayShareNewest = false
+    peers[slot].startVersion = changeSuperblock()
+  }
+
+  mutating func receivedSyncStart(_ slot: Int) {
+    guard peers[slot].replication == .wfBitMapT, peers[slot].syncReadySent else {
+      return protocolViolation(slot, .syncStart)
+    }
+    gotAnswer(slot)
+    peers[slot].startVersion = nil
+    become(slot, replication: .syncTarget)
+    beginSync(slot)
+    pullMore(slot)
+  }
+}

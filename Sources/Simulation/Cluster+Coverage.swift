@@ -1,0 +1,43 @@
+/// P2 between any two events: a block that differs between the replicas is marked by one of them,
+/// or a change of it is under way.
+import BlockTypes
+import Metadata
+import Replication
+
+extension Cluster {
+  /// Remembers what the disk of a node without a core says about its blocks.
+  func readMarks(_ node: SimulatedNode) {
+    guard let block = node.durableSuperblock else { return }
+    let isUnknown = block.dirty || block.diskState == .inconsistent
+    let isAll = isUnknown || block.peers.first?.base != nil
+    for index in node.marksOnDisk.indices { node.marksOnDisk[index] = isAll }
+  }
+
+  /// Looks for a block that differs and that nobody knows about.
+  func checkCoverage() {
+    // A disk that was let go still carries out what it had been given.
+    for node in nodes where !hasCore(node) && node.disk.inFlight > 0 { return }
+    for block in 0..<options.volumeBlocks {
+      let sectors = (block * 8)..<(block * 8 + 8)
+      let differs = sectors.contains {
+        nodes[0].disk.word(at: $0) != nodes[1].disk.word(at: $0)
+      }
+      guard differs, !nodes.contains(where: { covers($0, block) }) else { continue }
+      if sectors.contains(where: { isInFlight($0, node: 0) || isInFlight($0, node: 1) }) {
+        continue
+      }
+      violate(.proof, "block \(block) differs, and no replica has it marked")
+      return
+    }
+  }
+
+  private func hasCore(_ node: SimulatedNode) -> Bool {
+    node.isRunning && node.replica.superblock != nil
+  }
+
+  private func covers(_ node: SimulatedNode, _ block: Int) -> Bool {
+    guard hasCore(node) else { return node.marksOnDisk[block] }
+    let index = BlockIndex(UInt64(block))
+    return node.replica.mayDiffer(index, fromPeer: 0) || node.replica.isChanging(index)
+  }
+}
