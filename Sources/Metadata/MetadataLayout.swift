@@ -7,7 +7,9 @@
 /// internal:  | data ...            | bitmap slots | activity log 1 MiB | copy A | copy B |
 /// external:  | copy A | copy B | activity log 1 MiB | bitmap slots |
 /// ```
-/// Format version 1 reserves the activity log and the bitmap slots and leaves them unused.
+/// Where the superblock lies depends on the size of the disk alone; where the bitmaps lie, on the
+/// number of slots in the superblock as well. So a tool reads the superblock first and asks for the
+/// layout with its `maxPeers` then.
 import BlockTypes
 
 /// Why a disk cannot hold a volume.
@@ -16,10 +18,30 @@ public enum LayoutError: Error, Equatable, Sendable {
   case deviceTooSmall(bytes: UInt64, needed: UInt64)
 }
 
+/// Which disks hold data and metadata, and how large they are.
+public enum MetadataPlacement: Equatable, Sendable, BitwiseCopyable {
+  /// Both on one disk.
+  case `internal`(deviceBytes: UInt64)
+  /// The metadata on a disk of its own.
+  case external(dataBytes: UInt64, metadataBytes: UInt64)
+
+  /// The layout with room for `maxPeers` bitmaps. The places of the superblock copies are the same
+  /// for all: read them with room for one, then ask again with the superblock's `maxPeers`.
+  public func layout(maxPeers: Int) throws(LayoutError) -> MetadataLayout {
+    precondition(maxPeers >= 1 && maxPeers <= Superblock.peerSlotLimit, "no such number of slots")
+    return switch self {
+    case .internal(let bytes):
+      try .internal(deviceBytes: bytes, maxPeers: UInt64(maxPeers))
+    case .external(let data, let metadata):
+      try .external(dataBytes: data, metadataBytes: metadata, maxPeers: UInt64(maxPeers))
+    }
+  }
+}
+
 /// Byte positions of data and metadata.
 public struct MetadataLayout: Equatable, Sendable {
   /// Bytes of the activity log area.
-  public static let activityLogBytes: UInt64 = 1 << 20
+  public static let activityLogBytes = UInt64(ActivityLog.ringBytes)
 
   /// Bytes of the volume: a multiple of 4096.
   public let volumeBytes: UInt64
@@ -31,6 +53,14 @@ public struct MetadataLayout: Equatable, Sendable {
   public let bitmapOffset: UInt64
   /// Bytes of one bitmap slot.
   public let bitmapSlotBytes: UInt64
+
+  /// Where page `page` of bitmap slot `slot` is, on the metadata disk.
+  public func bitmapPageOffset(slot: Int, page: Int) -> UInt64 {
+    precondition(slot >= 0 && page >= 0, "no such page")
+    let offset = UInt64(page) * UInt64(BitmapPage.byteCount)
+    precondition(offset < bitmapSlotBytes, "a page behind the end of its slot")
+    return bitmapOffset + UInt64(slot) * bitmapSlotBytes + offset
+  }
 
   /// Lays out internal metadata on a disk of `deviceBytes`, with room for `maxPeers` bitmaps.
   public static func `internal`(
@@ -69,11 +99,11 @@ public struct MetadataLayout: Equatable, Sendable {
       bitmapSlotBytes: slot)
   }
 
-  /// Bytes of a bitmap for `volumeBytes`, rounded up to whole blocks: 32 KiB a GiB.
+  /// Bytes of a bitmap for `volumeBytes`, in whole pages: 33 KiB a GiB.
   private static func slotBytes(volumeBytes: UInt64) -> UInt64 {
     let blocks = (volumeBytes + blockSize - 1) / blockSize
-    let bytes = (blocks + 7) / 8
-    return (bytes + blockSize - 1) / blockSize * blockSize
+    let pages = (blocks + BlockBitmap.blocksPerPage - 1) / BlockBitmap.blocksPerPage
+    return pages * UInt64(BitmapPage.byteCount)
   }
 
   /// Whether two layouts put everything in the same place.

@@ -11,7 +11,9 @@ import Replication
 struct AttachedDisk {
   let dataDescriptor: Int32
   let metadataDescriptor: Int32
-  let layout: MetadataLayout
+  let placement: MetadataPlacement
+  /// Right for the number of bitmap slots in the superblock once that was read.
+  var layout: MetadataLayout
   /// Two 4 KiB buffers: the copies while they are read, then the one that is written.
   let copies: (BufferID, BufferID)
   var sequence: UInt64 = 0
@@ -73,19 +75,16 @@ extension Volume {
     let dataBytes = data.byteCount
     dataDevice = consume data
     var metadataDescriptor = descriptor
-    var metadataBytes: UInt64 = 0
+    var placement = MetadataPlacement.internal(deviceBytes: dataBytes)
     if case .external(let path) = volume.metaDisk {
       let device = try Self.device(path)
       metadataDescriptor = device.descriptor
-      metadataBytes = device.byteCount
+      placement = .external(dataBytes: dataBytes, metadataBytes: device.byteCount)
       metadataDevice = consume device
     }
     let layout: MetadataLayout
     do {
-      layout =
-        volume.metaDisk == .internal
-        ? try .internal(deviceBytes: dataBytes)
-        : try .external(dataBytes: dataBytes, metadataBytes: metadataBytes)
+      layout = try placement.layout(maxPeers: 1)
     } catch {
       throw OpenError(failure: .cannotOpen("\(volume.disk): \(error)"))
     }
@@ -98,8 +97,8 @@ extension Volume {
       throw OpenError(failure: .cannotOpen("no buffer is free; try again"))
     }
     return AttachedDisk(
-      dataDescriptor: descriptor, metadataDescriptor: metadataDescriptor, layout: layout,
-      copies: (first, second), token: token)
+      dataDescriptor: descriptor, metadataDescriptor: metadataDescriptor, placement: placement,
+      layout: layout, copies: (first, second), token: token)
   }
 
   private static func device(_ path: String) throws(OpenError) -> BlockDevice {
@@ -160,6 +159,11 @@ extension Volume {
     case .damaged(let a, let b):
       return .failure(OpenError(failure: .damaged("copy 1: \(a); copy 2: \(b)")))
     case .found(let block, let copy):
+      do {
+        open.layout = try open.placement.layout(maxPeers: block.maxPeers)
+      } catch {
+        return .failure(OpenError(failure: .cannotOpen("the disk has become too small: \(error)")))
+      }
       guard block.volumeBytes == open.layout.volumeBytes else {
         return .failure(
           OpenError(

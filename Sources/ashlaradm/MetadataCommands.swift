@@ -43,19 +43,21 @@ struct CreateMetadata: ParsableCommand {
   private func create(
     _ target: Target, _ volume: VolumeConfiguration
   ) throws(CommandFailure) {
-    let disk = try MetadataDisk(volume, readOnly: false)
+    var disk = try MetadataDisk(volume, readOnly: false)
+    let peers = target.resource.peers(of: target.host.name)
+    let maxPeers = max(1, peers.count)
+    try disk.makeRoom(maxPeers: maxPeers)
     try examine(disk, volume)
     var generator = SystemRandomNumberGenerator()
     var superblock = Superblock(
       node: target.host.nodeID, resource: target.resource.name,
       volumeBytes: disk.layout.volumeBytes, deviceID: generator.next())
     superblock.sequence = 1
-    superblock.peers = target.resource.peers(of: target.host.name).map {
-      PeerSlotRecord(node: $0.nodeID, base: nil)
-    }
-    superblock.maxPeers = max(1, superblock.peers.count)
+    superblock.maxPeers = maxPeers
+    superblock.peers = peers.map { PeerSlotRecord(node: $0.nodeID, base: nil, isFull: true) }
     printOutput("initializing activity log")
-    printOutput("initializing bitmap (\(disk.layout.bitmapSlotBytes / 1024) KB) to all zero")
+    let bitmapBytes = disk.layout.bitmapSlotBytes * UInt64(maxPeers)
+    printOutput("initializing bitmap (\(bitmapBytes / 1024) KB) to all out of sync")
     printOutput("Writing meta data...")
     try disk.initialize(superblock)
     printOutput("New ashlar meta data block successfully created.")

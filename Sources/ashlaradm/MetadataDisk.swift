@@ -31,7 +31,10 @@ private final class Disk {
 /// Both disks of one volume; the same one when the metadata is internal.
 struct MetadataDisk {
   /// Where data and metadata lie.
-  let layout: MetadataLayout
+  ///
+  /// With room for one bitmap until `makeRoom` or `superblock` has found the right number.
+  private(set) var layout: MetadataLayout
+  private let placement: MetadataPlacement
   private let data: Disk
   private let metadata: Disk
 
@@ -42,23 +45,25 @@ struct MetadataDisk {
     switch volume.metaDisk {
     case .internal:
       metadata = data
-      layout = try Self.layout(of: volume.disk) { () throws(LayoutError) in
-        try .internal(deviceBytes: dataBytes)
-      }
+      placement = .internal(deviceBytes: dataBytes)
     case .external(let path):
       let disk = try Disk(path: path, readOnly: readOnly)
       metadata = disk
-      layout = try Self.layout(of: path) { () throws(LayoutError) in
-        try .external(dataBytes: dataBytes, metadataBytes: disk.device.byteCount)
-      }
+      placement = .external(dataBytes: dataBytes, metadataBytes: disk.device.byteCount)
     }
+    layout = try Self.layout(placement, metadata.device.path, maxPeers: 1)
+  }
+
+  /// Lays out the disks anew, for `maxPeers` bitmaps.
+  mutating func makeRoom(maxPeers: Int) throws(CommandFailure) {
+    layout = try Self.layout(placement, metadataPath, maxPeers: maxPeers)
   }
 
   private static func layout(
-    of path: String, _ compute: () throws(LayoutError) -> MetadataLayout
+    _ placement: MetadataPlacement, _ path: String, maxPeers: Int
   ) throws(CommandFailure) -> MetadataLayout {
     do {
-      return try compute()
+      return try placement.layout(maxPeers: maxPeers)
     } catch {
       switch error {
       case .deviceTooSmall(let bytes, let needed):
@@ -109,7 +114,7 @@ struct MetadataDisk {
     try zero(offsets.1, UInt64(Superblock.byteCount))
     try flush()
     try zero(layout.activityLogOffset, MetadataLayout.activityLogBytes)
-    try zero(layout.bitmapOffset, layout.bitmapSlotBytes)
+    try zero(layout.bitmapOffset, layout.bitmapSlotBytes * UInt64(superblock.maxPeers))
     try flush()
     var bytes = [UInt8](repeating: 0, count: Superblock.byteCount)
     unsafe bytes.withUnsafeMutableBytes { superblock.encode(into: $0) }

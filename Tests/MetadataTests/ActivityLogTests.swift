@@ -15,7 +15,7 @@ private func writtenBlock(_ log: inout ActivityLog) -> [UInt8] {
 
 @Suite struct ActivityLogTests {
   /// Random writes, flushes, transactions and crashes; the log is judged at each crash.
-  @Test(arguments: seeds(count: 40))
+  @Test(arguments: seeds(count: 16))
   func crashNeverForgetsAnExtentThatCouldHoldLostWrites(seed: UInt64) {
     var random = SeededGenerator(seed: seed)
     let slots = 64 + random.below(3) * 100

@@ -33,7 +33,9 @@ import Testing
     }
     #expect(layout.volumeBytes > 0 && layout.volumeBytes % blockSize == 0, "\(note)")
     let blocks = layout.volumeBytes / blockSize
-    #expect(layout.bitmapSlotBytes * 8 >= blocks, "\(note): a bit for every block")
+    let pages = BlockBitmap(blockCount: min(blocks, 1 << 30)).pageCount
+    #expect(
+      layout.bitmapSlotBytes / 4096 >= UInt64(pages), "\(note): a bit for every block")
   }
 
   @Test(arguments: seeds(count: 64))
@@ -54,7 +56,7 @@ import Testing
     var random = SeededGenerator(seed: seed)
     let peers = UInt64(1 + random.below(8))
     let data = 4096 + random.next() % (1 << 50)
-    let metadata = 2 << 20 + peers * (data / 32_768 + 8192)
+    let metadata = 2 << 20 + peers * (data / 31_744 + 8192)
     let layout = try MetadataLayout.external(
       dataBytes: data, metadataBytes: metadata, maxPeers: peers)
 
@@ -67,8 +69,8 @@ import Testing
     let inside = try MetadataLayout.internal(deviceBytes: 1 << 30)
     #expect(inside.superblockOffsets == ((1 << 30) - 8192, (1 << 30) - 4096))
     #expect(inside.activityLogOffset == (1 << 30) - 8192 - (1 << 20))
-    #expect(inside.bitmapSlotBytes == 32_768)
-    #expect(inside.bitmapOffset == inside.activityLogOffset - 32_768)
+    #expect(inside.bitmapSlotBytes == 36_864)
+    #expect(inside.bitmapOffset == inside.activityLogOffset - 36_864)
     #expect(inside.volumeBytes == inside.bitmapOffset)
 
     let outside = try MetadataLayout.external(dataBytes: 1 << 30, metadataBytes: 2 << 20)
@@ -76,6 +78,22 @@ import Testing
     #expect(outside.activityLogOffset == 8192)
     #expect(outside.bitmapOffset == 8192 + (1 << 20))
     #expect(outside.volumeBytes == 1 << 30)
+  }
+
+  /// Where the copies are is known before the superblock says how many slots there are.
+  @Test func superblockIsFoundWithoutTheNumberOfSlots() throws {
+    let inside = MetadataPlacement.internal(deviceBytes: 1 << 30)
+    let outside = MetadataPlacement.external(dataBytes: 1 << 30, metadataBytes: 1 << 30)
+    for peers in 1...8 {
+      let layout = try inside.layout(maxPeers: peers)
+      #expect(layout.superblockOffsets == ((1 << 30) - 8192, (1 << 30) - 4096))
+      #expect(layout.bitmapOffset + UInt64(peers) * 36_864 == layout.activityLogOffset)
+      #expect(
+        layout.bitmapPageOffset(slot: peers - 1, page: 8) + 4096 == layout.activityLogOffset)
+      let other = try outside.layout(maxPeers: peers)
+      #expect(other.superblockOffsets == (0, 4096))
+      #expect(other.bitmapPageOffset(slot: 0, page: 0) == 8192 + (1 << 20))
+    }
   }
 
   /// The end of a disk that is no multiple of 4096 is left alone.
@@ -105,7 +123,7 @@ import Testing
   }
 
   @Test func externalDiskThatIsTooSmallIsRefused() throws {
-    let needed = UInt64(8192 + (1 << 20) + 32_768)
+    let needed = UInt64(8192 + (1 << 20) + 36_864)
 
     #expect(throws: LayoutError.deviceTooSmall(bytes: needed - 1, needed: needed)) {
       try MetadataLayout.external(dataBytes: 1 << 30, metadataBytes: needed - 1)
