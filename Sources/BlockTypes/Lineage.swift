@@ -9,7 +9,7 @@
 /// - at most `Lineage.limit` generations, the oldest are dropped;
 /// - an empty lineage means "never held valid data".
 
-/// One generation of data.
+/// One generation of data. `number`, `id` and `author` say which; the rest is about it.
 public struct Generation: Hashable, Sendable, BitwiseCopyable {
   /// Counts up along a lineage; orders, but does not identify.
   public let number: UInt64
@@ -17,12 +17,27 @@ public struct Generation: Hashable, Sendable, BitwiseCopyable {
   public let id: UInt64
   /// The node that began the generation.
   public let author: NodeID
+  /// When it began by the author's clock, in seconds since 1970; 0 when unknown. For people only.
+  public var beganAt: UInt32 = 0
+  /// Its author was Primary when it lost the peer, not only later.
+  public var continuesPrimary = false
 
   /// Joins the parts.
   public init(number: UInt64, id: UInt64, author: NodeID) {
     self.number = number
     self.id = id
     self.author = author
+  }
+
+  /// Whether both are the same generation, whatever is known about it.
+  public static func == (left: Generation, right: Generation) -> Bool {
+    left.id == right.id && left.number == right.number && left.author == right.author
+  }
+
+  /// Hashes what says which generation it is.
+  public func hash(into hasher: inout Hasher) {
+    hasher.combine(id)
+    hasher.combine(number)
   }
 }
 
@@ -80,10 +95,29 @@ public struct Lineage: Equatable, Sendable {
   public var newest: Generation? { generations.last }
 
   /// Begins a generation, forgetting the oldest when there are too many.
-  public mutating func begin(id: UInt64, author: NodeID) {
+  public mutating func begin(
+    id: UInt64, author: NodeID, at seconds: UInt32 = 0, continuesPrimary: Bool = false
+  ) {
     let number = (newest?.number ?? 0) + 1
     if generations.count == Self.limit { generations.removeFirst() }
-    generations.append(Generation(number: number, id: id, author: author))
+    var generation = Generation(number: number, id: id, author: author)
+    generation.beganAt = seconds
+    generation.continuesPrimary = continuesPrimary
+    generations.append(generation)
+  }
+
+  /// Gives up what came after `ancestor`, which is one of these.
+  public mutating func cut(after ancestor: Generation) {
+    guard let last = generations.lastIndex(of: ancestor) else {
+      preconditionFailure("a lineage is cut at one of its own generations")
+    }
+    generations.removeSubrange((last + 1)...)
+  }
+
+  /// What came after `ancestor`, oldest first: everything when it is none of these.
+  public func generations(after ancestor: Generation) -> ArraySlice<Generation> {
+    guard let last = generations.lastIndex(of: ancestor) else { return generations[...] }
+    return generations[(last + 1)...]
   }
 
   /// Compares two lineages. Pure, total and antisymmetric.
@@ -93,8 +127,7 @@ public struct Lineage: Equatable, Sendable {
     if mine == theirs { return .equal }
     if generations.contains(theirs) { return .extends }
     if other.generations.contains(mine) { return .extended }
-    let known = Set(other.generations)
-    if let ancestor = generations.last(where: { known.contains($0) }) {
+    if let ancestor = generations.last(where: { other.generations.contains($0) }) {
       return .parted(ancestor: ancestor)
     }
     return .unrelated

@@ -93,6 +93,14 @@ extension Refusal {
     118, "IO error while reading meta data.", hint: "replace the disk")
   /// `create-md` is missing.
   public static let noMetadata = request(119, "No valid meta data found")
+  /// A Primary's clients have seen the data that would be given up.
+  public static let discardOnPrimary = request(
+    123, "--discard-my-data not allowed when primary.",
+    hint: "run 'ashlaradm secondary {}' first")
+  /// Only a node that stands alone, or waits, can change how it meets its peer.
+  public static let alreadyConnected = request(
+    125, "Device has a net-config (use disconnect first)",
+    hint: "run 'ashlaradm disconnect {}' first")
   /// The disk is attached already.
   public static let alreadyAttached = request(
     124, "Device is attached to a disk (use detach first)")

@@ -34,7 +34,8 @@ extension NodeLoop {
       options.log(
         .info, "\(peer(index)): peer( \(from.statusName.rawValue) -> \(to.statusName.rawValue) )")
     case .decision(let index, let decision):
-      options.log(.info, "\(peer(index)): handshake: \(decision.rule.text): \(decision.action)")
+      options.log(.info, "\(peer(index)): handshake: \(decision.text)")
+    case .handler: break
     case .newGeneration(let generation):
       options.log(
         .info, "\(name): new generation \(generation.number):\(hexadecimal(generation.id))")

@@ -397,6 +397,8 @@ extension Replication.Refusal {
     case .alreadyAttached: .alreadyAttached
     case .wrongMetadata:
       .noMetadata.with("the metadata belongs to another node or resource")
+    case .discardOnPrimary: .discardOnPrimary
+    case .alreadyConnected: .alreadyConnected
     }
   }
 }

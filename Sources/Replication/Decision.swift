@@ -18,8 +18,9 @@
 /// |   |                                                     | if it is ahead or parted         |
 /// | 9 | parted after a common ancestor                      | refuse: split brain              |
 /// |10 | one extends the other                               | the longer is source             |
-/// |11 | equal, both say the other lacks writes              | refuse                           |
-/// |12 | equal, one says the other lacks writes              | that one is source               |
+/// |11 | equal, both say the other lacks writes              | refuse: split brain              |
+/// |12 | equal, one says the other lacks writes              | that one is source, unless it is |
+/// |   |                                                     | Outdated and the other is not    |
 /// |13 | equal, none crashed, no block marked                | no sync, both UpToDate           |
 /// |14 | equal, one crashed                                  | the other one is source          |
 /// |15 | equal, both crashed                                 | the old Primary, else the lower  |
@@ -27,14 +28,19 @@
 /// |16 | equal, none crashed, blocks are marked              | the Primary, else who marked     |
 /// |   |                                                     | them, else the lower node id, is |
 /// |   |                                                     | source                           |
+/// |17 | as 9 or 11, or as 8 refused; one side was asked to  | that side is target              |
+/// |   | discard its data                                    |                                  |
+/// |18 | as 9 or 11; a policy that both have names a side    | that side is target              |
 ///
-/// A target that is Primary is refused in every row: its clients have seen its data. How much is
-/// copied, `SyncExtent` says.
+/// A target that is Primary is refused in every row: its clients have seen its data. Both asked to
+/// discard is refused in every row, and so is discarding where nobody else has newer data. How much
+/// is copied, `SyncExtent` says; rows 17 and 18 are in `SplitBrain.swift`.
 ///
 /// An Outdated replica is known to lack acknowledged writes. It is never the source for one that
 /// has nothing better, because both would end UpToDate without them (P2): the operator has to say
-/// that its data counts, with `primary --force`.
-import BlockTypes
+/// that its data counts, with `primary --force`. Where the other replica has a history of its own,
+/// the two histories answer what Outdated asks: whether the other one went on.
+public import BlockTypes
 public import Wire
 
 /// What a node does after the handshake.
@@ -60,9 +66,9 @@ public enum Rule: UInt8, Sendable, BitwiseCopyable, CaseIterable {
   case bothPrimary = 1
   case diskMissing, sizeMismatch, bothEmpty, oneEmpty, unrelated, bothInconsistent, oneInconsistent
   case splitBrain, extends, equalBothUnshared, equalOneUnshared, equalClean, equalOneCrashed
-  case equalBothCrashed, equalMarked
+  case equalBothCrashed, equalMarked, discardAsked, discardByPolicy
 
-  /// The rule in words, for the log.
+  /// The rule in words, for the log and `status`.
   public var text: String {
     switch self {
     case .diskMissing: "a disk is missing"
@@ -81,6 +87,36 @@ public enum Rule: UInt8, Sendable, BitwiseCopyable, CaseIterable {
     case .equalOneCrashed: "same generation, one side crashed"
     case .equalBothCrashed: "same generation, both sides crashed"
     case .equalMarked: "same generation, blocks are marked as different"
+    case .discardAsked: "the administrator discards one side's data"
+    case .discardByPolicy: "an after-sb policy discards one side's data"
+    }
+  }
+}
+
+/// What a target gives up of its history before it takes the source's data.
+public enum LineageCut: Equatable, Sendable, BitwiseCopyable {
+  case nothing
+  /// What came after this generation, which the source has, too.
+  case after(Generation)
+  /// All of it: nothing describes any more what the disk holds.
+  case everything
+}
+
+extension Decision {
+  /// What is done and why, for the log and `status`.
+  public var text: String {
+    let copies = extent == .bitmap ? "the blocks that differ" : "everything"
+    let given =
+      switch cut {
+      case .nothing: ""
+      case .after(let ancestor): "; what came after generation \(ancestor.number) is given up"
+      case .everything: "; its history is given up"
+      }
+    return switch action {
+    case .noSync: "no sync (\(rule.text))"
+    case .refuse: "refused (\(rule.text)): \(reason.text)"
+    case .syncSource: "Sync from this node, \(copies) (\(rule.text))\(given)"
+    case .syncTarget: "Sync from peer node, \(copies) (\(rule.text))\(given)"
     }
   }
 }
@@ -95,6 +131,8 @@ public struct Decision: Equatable, Sendable, BitwiseCopyable {
   public var rule: Rule
   /// What the target copies; `none` when there is no target.
   public var extent = SyncExtent.none
+  /// What the target gives up of its history.
+  public var cut = LineageCut.nothing
 
   init(_ action: Action, _ rule: Rule, _ reason: Reason = .none) {
     self.action = action
@@ -108,35 +146,55 @@ public struct Decision: Equatable, Sendable, BitwiseCopyable {
   public static func decide(
     mine: StateReport, theirs: StateReport, iAmLower: Bool
   ) -> Decision {
+    let relation = mine.lineage.relation(to: theirs.lineage)
     // A Primary that lost its disk is a Primary all the same.
     if mine.role == .primary, theirs.role == .primary {
-      return Decision(.refuse, .bothPrimary, .bothPrimary)
+      guard case .parted = relation else { return Decision(.refuse, .bothPrimary, .bothPrimary) }
+      return Decision(.refuse, .bothPrimary, .splitBrain)
     }
     if mine.disk == .diskless || theirs.disk == .diskless { return Decision(.noSync, .diskMissing) }
     if mine.volumeBytes != theirs.volumeBytes {
       return Decision(.refuse, .sizeMismatch, .sizeMismatch)
     }
-    var decision = byLineage(mine, theirs, iAmLower)
-    let targetIsPrimary =
-      decision.action == .syncTarget && mine.role == .primary
-      || decision.action == .syncSource && theirs.role == .primary
-    guard !targetIsPrimary else {
-      return Decision(.refuse, decision.rule, .primaryWouldBeTarget)
+    if mine.discardMyData && theirs.discardMyData {
+      return Decision(.refuse, .discardAsked, .bothDiscard)
     }
+    var decision = byLineage(mine, theirs, relation, iAmLower)
+    let discardsNewest =
+      mine.discardMyData && decision.action == .syncSource
+      || theirs.discardMyData && decision.action == .syncTarget
+    if discardsNewest { return Decision(.refuse, decision.rule, .nothingToDiscard) }
+    decision = decision.sparingPrimary(mine, theirs)
     switch decision.action {
     case .noSync, .refuse: break
-    case .syncSource: decision.extent = SyncExtent(source: mine, target: theirs)
-    case .syncTarget: decision.extent = SyncExtent(source: theirs, target: mine)
+    case .syncSource: decision.measure(source: mine, target: theirs)
+    case .syncTarget: decision.measure(source: theirs, target: mine)
     }
     return decision
   }
 
+  /// The same, or a refusal when a Primary would be target.
+  private func sparingPrimary(_ mine: StateReport, _ theirs: StateReport) -> Decision {
+    let target: StateReport
+    switch action {
+    case .noSync, .refuse: return self
+    case .syncSource: target = theirs
+    case .syncTarget: target = mine
+    }
+    guard target.role == .primary else { return self }
+    if rule == .discardByPolicy {
+      return Decision(.refuse, .splitBrain, .primaryMustYieldAfterSplitBrain)
+    }
+    switch target.policy.primaryIsTarget {
+    case .disconnect: return Decision(.refuse, rule, .primaryWouldBeTarget)
+    case .retryConnect: return Decision(.refuse, rule, .primaryWouldBeTargetForNow)
+    case .callPrimaryLost: return Decision(.refuse, rule, .primaryMustYield)
+    }
+  }
+
   private static func byLineage(
-    _ mine: StateReport, _ theirs: StateReport, _ iAmLower: Bool
+    _ mine: StateReport, _ theirs: StateReport, _ relation: LineageRelation, _ iAmLower: Bool
   ) -> Decision {
-    let relation = mine.lineage.relation(to: theirs.lineage)
-    let iAmInconsistent = mine.disk == .inconsistent
-    let theyAreInconsistent = theirs.disk == .inconsistent
     switch relation {
     case .bothEmpty: return Decision(.noSync, .bothEmpty)
     case .otherEmpty: return Decision(mine.isGoodSource ? .syncSource : .noSync, .oneEmpty)
@@ -144,19 +202,14 @@ public struct Decision: Equatable, Sendable, BitwiseCopyable {
     case .unrelated: return Decision(.refuse, .unrelated, .unrelatedData)
     case .equal, .extends, .extended, .parted: break
     }
-    if iAmInconsistent && theyAreInconsistent { return Decision(.noSync, .bothInconsistent) }
-    if iAmInconsistent || theyAreInconsistent {
-      let inconsistentIsAhead = relation == (iAmInconsistent ? .extends : .extended)
-      if inconsistentIsAhead { return Decision(.refuse, .oneInconsistent, .inconsistentAhead) }
-      // What is left of writes that the other side never had is the operator's to give up.
-      if case .parted = relation { return Decision(.refuse, .oneInconsistent, .splitBrain) }
-      guard (iAmInconsistent ? theirs : mine).isGoodSource else {
-        return Decision(.noSync, .oneInconsistent)
-      }
-      return Decision(iAmInconsistent ? .syncTarget : .syncSource, .oneInconsistent)
+    if mine.disk == .inconsistent && theirs.disk == .inconsistent {
+      return Decision(.noSync, .bothInconsistent)
+    }
+    if mine.disk == .inconsistent || theirs.disk == .inconsistent {
+      return oneInconsistent(mine, theirs, relation)
     }
     switch relation {
-    case .parted: return Decision(.refuse, .splitBrain, .splitBrain)
+    case .parted: return splitBrain(mine, theirs, .splitBrain, iAmLower)
     case .extends: return Decision(.syncSource, .extends)
     case .extended: return Decision(.syncTarget, .extends)
     case .equal, .bothEmpty, .otherEmpty, .selfEmpty, .unrelated:
@@ -164,14 +217,42 @@ public struct Decision: Equatable, Sendable, BitwiseCopyable {
     }
   }
 
+  private static func oneInconsistent(
+    _ mine: StateReport, _ theirs: StateReport, _ relation: LineageRelation
+  ) -> Decision {
+    let iAmTarget = mine.disk == .inconsistent
+    let target = iAmTarget ? mine : theirs
+    let isGood = (iAmTarget ? theirs : mine).isGoodSource
+    let isAhead = relation == (iAmTarget ? .extends : .extended)
+    var isParted = false
+    if case .parted = relation { isParted = true }
+    // What is left of writes that the other side never had is the operator's to give up.
+    if isAhead || isParted {
+      guard target.discardMyData else {
+        return Decision(.refuse, .oneInconsistent, isAhead ? .inconsistentAhead : .splitBrain)
+      }
+      guard isGood else { return Decision(.refuse, .oneInconsistent, .noGoodSource) }
+      return Decision(iAmTarget ? .syncTarget : .syncSource, .discardAsked)
+    }
+    guard isGood else { return Decision(.noSync, .oneInconsistent) }
+    return Decision(iAmTarget ? .syncTarget : .syncSource, .oneInconsistent)
+  }
+
   private static func equalLineages(
     _ mine: StateReport, _ theirs: StateReport, _ iAmLower: Bool
   ) -> Decision {
     if mine.holdsUnshared && theirs.holdsUnshared {
-      return Decision(.refuse, .equalBothUnshared, .bothHoldUnshared)
+      return splitBrain(mine, theirs, .equalBothUnshared, iAmLower)
     }
-    if mine.holdsUnshared { return Decision(.syncSource, .equalOneUnshared) }
-    if theirs.holdsUnshared { return Decision(.syncTarget, .equalOneUnshared) }
+    if mine.holdsUnshared || theirs.holdsUnshared {
+      let holder = mine.holdsUnshared ? mine : theirs
+      let other = mine.holdsUnshared ? theirs : mine
+      // The end of a resync was missed: the other side took the generation over only when it had
+      // all of it, and went on from there.
+      let isStale = holder.disk == .outdated && other.isGoodSource
+      let iAmSource = mine.holdsUnshared != isStale
+      return Decision(iAmSource ? .syncSource : .syncTarget, .equalOneUnshared)
+    }
     if !mine.crashed && !theirs.crashed { return equalAndQuiet(mine, theirs, iAmLower) }
     if !mine.crashed { return Decision(.syncSource, .equalOneCrashed) }
     if !theirs.crashed { return Decision(.syncTarget, .equalOneCrashed) }
@@ -200,7 +281,7 @@ public struct Decision: Equatable, Sendable, BitwiseCopyable {
 
 extension StateReport {
   /// Whether the data is all of an unbroken history, as far as the replica knows.
-  fileprivate var isGoodSource: Bool { disk == .consistent || disk == .upToDate }
+  var isGoodSource: Bool { disk == .consistent || disk == .upToDate }
 
   /// Whether blocks count as different from the receiver's.
   fileprivate var hasMarks: Bool { isFull || outOfSyncBlocks > 0 }

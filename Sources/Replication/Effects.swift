@@ -57,6 +57,7 @@ public enum Note: Equatable, Sendable, BitwiseCopyable {
   case peerDisk(peer: Int, from: DiskState, to: DiskState)
   case peerRole(peer: Int, from: Role, to: Role)
   case decision(peer: Int, Decision)
+  case handler(peer: Int, HandlerCall)
   case newGeneration(Generation)
   case resyncDone(peer: Int, blocks: UInt64)
   case diskError(SlotID, errno: Int32)

@@ -45,6 +45,12 @@ public struct ClientRequest: Sendable, BitwiseCopyable {
 /// What an administrator asks. `heldOpen` is the driver's word on whether a client has it open.
 public enum Command: Sendable, BitwiseCopyable {
   case connect
+  /// Connect, and give up what the peer lacks if both wrote without each other.
+  case connectDiscarding
+  /// Connect, decide, change nothing and disconnect.
+  case connectTentatively
+  /// The handler `before-resync-target` ended for the peer in this slot.
+  case resyncAllowed(peer: Int, Bool)
   case disconnect
   case primary(force: Bool)
   case secondary(heldOpen: Bool)
@@ -98,6 +104,8 @@ public enum Refusal: Int32, Sendable, BitwiseCopyable {
   case primaryNeedsDisk = -11
   case alreadyAttached = 124
   case wrongMetadata = 119
+  case discardOnPrimary = 123
+  case alreadyConnected = 125
 
   /// DRBD's words.
   public var text: String {
@@ -113,6 +121,8 @@ public enum Refusal: Int32, Sendable, BitwiseCopyable {
     case .primaryNeedsDisk: "Device is diskless, the requested operation requires a disk"
     case .alreadyAttached: "Device is attached to a disk (use detach first)"
     case .wrongMetadata: "No valid meta-data signature found."
+    case .discardOnPrimary: "--discard-my-data not allowed when primary."
+    case .alreadyConnected: "Device has a net-config (use disconnect first)"
     }
   }
 }

@@ -50,6 +50,15 @@ struct Peer: BitwiseCopyable {
   /// The peer was Primary when it said hello.
   var saidPrimary = false
 
+  /// `connect --discard-my-data`: until a resync that follows from it begins.
+  var discardsMyData = false
+  /// `connect --tentative`: until the next meeting.
+  var isTentative = false
+  /// The handler `before-resync-target` has agreed to a resync until then.
+  var consentUntil = Instant(nanoseconds: 0)
+  /// This node was Primary when it lost the peer.
+  var wasLostAsPrimary = false
+
   var decision: Decision?
   var versionOfVerdict: UInt64 = 0
   var verdictSent = false

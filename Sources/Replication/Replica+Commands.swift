@@ -18,7 +18,16 @@ extension Replica {
     }
     switch command {
     case .connect:
-      for slot in 0..<peers.count { beginConnecting(slot) }
+      for slot in 0..<peers.count {
+        peers[slot].discardsMyData = false
+        peers[slot].isTentative = false
+        beginConnecting(slot)
+      }
+      effects.push(.reply(token: token, .done))
+    case .connectDiscarding: beginSpecialConnect(discards: true, token)
+    case .connectTentatively: beginSpecialConnect(discards: false, token)
+    case .resyncAllowed(let slot, let isAllowed):
+      resyncIsAllowed(slot, isAllowed)
       effects.push(.reply(token: token, .done))
     case .disconnect:
       for slot in 0..<peers.count { leave(slot, .byCommand) }
@@ -49,7 +58,9 @@ extension Replica {
     switch command.command {
     case .primary: return true
     case .secondary, .shutdown: return false
-    case .connect, .disconnect, .detach, .invalidate: return role == .primary
+    case .connect, .connectDiscarding, .connectTentatively, .resyncAllowed, .disconnect, .detach,
+      .invalidate:
+      return role == .primary
     }
   }
 
@@ -64,7 +75,9 @@ extension Replica {
   var isDemoting: Bool {
     switch command?.command {
     case .secondary, .shutdown: true
-    case .connect, .disconnect, .primary, .detach, .invalidate, nil: false
+    case .connect, .connectDiscarding, .connectTentatively, .resyncAllowed, .disconnect, .primary,
+      .detach, .invalidate, nil:
+      false
     }
   }
 
@@ -107,7 +120,9 @@ extension Replica {
       isDetaching = true
       tellDisk(.diskless)
       command?.stage = .draining
-    case .connect, .disconnect, .invalidate: preconditionFailure("done at once")
+    case .connect, .connectDiscarding, .connectTentatively, .resyncAllowed, .disconnect,
+      .invalidate:
+      preconditionFailure("done at once")
     }
     if let begun = command, case .draining = begun.stage { advanceCommand() }
   }
@@ -170,7 +185,7 @@ extension Replica {
       for slot in 0..<peers.count where peers[slot].base == nil || disk == .inconsistent {
         peers[slot].base = block.lineage.newest ?? Generation.beforeAll(options.node)
       }
-      block.lineage.begin(id: entropy, author: options.node)
+      block.lineage.begin(id: entropy, author: options.node, at: unixSeconds)
       block.diskState = .upToDate
       crashed = false
       isForcing = true
@@ -347,7 +362,9 @@ extension Replica {
       become(role: .secondary)
       leaveAll(.shutdown)
       finish(.done)
-    case .connect, .disconnect, .invalidate: preconditionFailure("never persisted as a command")
+    case .connect, .connectDiscarding, .connectTentatively, .resyncAllowed, .disconnect,
+      .invalidate:
+      preconditionFailure("never persisted as a command")
     }
   }
 
@@ -376,7 +393,9 @@ extension Replica {
       for slot in 0..<peers.count where peers[slot].state == .connected {
         loseConnection(slot, .renegotiate)
       }
-    case .connect, .disconnect, .secondary, .detach, .invalidate, .shutdown: break
+    case .connect, .connectDiscarding, .connectTentatively, .resyncAllowed, .disconnect,
+      .secondary, .detach, .invalidate, .shutdown:
+      break
     }
   }
 
@@ -442,7 +461,9 @@ extension Command {
   var leavesPeersBehind: Bool {
     switch self {
     case .detach, .shutdown, .disconnect: true
-    case .connect, .primary, .secondary, .invalidate: false
+    case .connect, .connectDiscarding, .connectTentatively, .resyncAllowed, .primary, .secondary,
+      .invalidate:
+      false
     }
   }
 }

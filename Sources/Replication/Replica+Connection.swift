@@ -214,7 +214,17 @@ extension Replica {
     // A connection that worked is retried at once. A handshake that fails is not hammered, nor one
     // that ends soon each time: an unreadable block ends a resync again and again.
     if worked || reason == .renegotiate { peers[slot].retryPauseMs = 0 }
-    let staysDown = reason.isPermanent || reason == .byCommand || reason == .shutdown
+    // One second at least where nothing changes by itself soon.
+    if reason == .tentative || reason == .primaryWouldBeTargetForNow || reason == .handlerRuns {
+      peers[slot].retryPauseMs = max(peers[slot].retryPauseMs, 1_000)
+    }
+    let isAnswered = reason == .tentative && peers[slot].isTentative
+    if isAnswered { peers[slot].isTentative = false }
+    let staysDown =
+      reason.isPermanent || isAnswered || reason == .byCommand || reason == .shutdown
+      || reason == .handlerRefused
+    if peers[slot].state == .connected { peers[slot].wasLostAsPrimary = role == .primary }
+    if reason == .byCommand { peers[slot].discardsMyData = false }
     become(slot, staysDown ? .standAlone : .connecting, reason)
     forgetPeerState(slot)
     dropRequests(of: slot)

@@ -60,6 +60,7 @@ extension Replica {
     var report = StateReport(
       volumeBytes: reported == .diskless ? 0 : superblock?.volumeBytes ?? 0, disk: reported,
       role: role)
+    addWishes(to: &report, for: slot)
     guard reported != .diskless, let superblock else { return report }
     report.crashed = crashed
     report.wasPrimary = superblock.wasPrimary
@@ -82,13 +83,15 @@ extension Replica {
     guard peers[slot].state == .wfReportParams, let mine = sentReports[slot],
       let theirs = reports[slot]
     else { return }
-    let decision = Decision.decide(
+    let agreed = Decision.decide(
       mine: mine, theirs: theirs, iAmLower: options.node < peers[slot].node)
-    effects.push(.note(.decision(peer: slot, decision)))
+    effects.push(.note(.decision(peer: slot, agreed)))
+    let decision = concluded(
+      agreed, slot, Meeting(mine: mine, theirs: theirs, decision: agreed))
     peers[slot].decision = decision
     become(slot, peerRole: theirs.role)
     guard decision.action != .refuse, let connection = peers[slot].connection else {
-      if let connection = peers[slot].connection {
+      if let connection = peers[slot].connection, decision.reason.isPermanent {
         var header = MessageHeader(.reject)
         header.length = UInt64(decision.reason.rawValue)
         effects.push(.send(connection, header, .none))
@@ -108,11 +111,15 @@ extension Replica {
       return
     }
     let old = block
+    let oldBase = peers[slot].base
+    // What was asked is done with the first meeting that both agree on.
+    peers[slot].discardsMyData = false
     switch decision.action {
     case .syncTarget:
       block.diskState = .inconsistent
       block.wasPrimary = false
       block.dirty = true
+      cutLineage(&block.lineage, slot, decision.cut)
       become(disk: .inconsistent)
     case .syncSource:
       block.diskState = .upToDate
@@ -128,7 +135,8 @@ extension Replica {
     // Writes may come as soon as we agree: a crash from now on must be seen as one.
     if role == .primary || theirs.role == .primary { block.dirty = true }
     superblock = block
-    peers[slot].versionOfVerdict = block == old ? versionWanted : changeSuperblock()
+    let isChanged = block != old || peers[slot].base != oldBase
+    peers[slot].versionOfVerdict = isChanged ? changeSuperblock() : versionWanted
   }
 
   mutating func sendVerdictWhenDurable(_ slot: Int) {

@@ -312,11 +312,14 @@ extension Replica {
     guard !begins.isEmpty, options.sabotage != .skipLineageWrite, var block = superblock,
       let newest = block.lineage.newest
     else { return }
+    var continuesPrimary = false
     for slot in 0..<peers.count where begins.contains(slot) {
       if peers[slot].base == nil { peers[slot].base = newest }
       peers[slot].mayShareNewest = false
+      if peers[slot].state == .connected || peers[slot].wasLostAsPrimary { continuesPrimary = true }
     }
-    block.lineage.begin(id: entropy, author: options.node)
+    block.lineage.begin(
+      id: entropy, author: options.node, at: unixSeconds, continuesPrimary: continuesPrimary)
     superblock = block
     if let generation = block.lineage.newest { effects.push(.note(.newGeneration(generation))) }
     versionOfBase = changeSuperblock()

@@ -56,6 +56,12 @@ public struct ReplicaOptions: Sendable {
   public var bitmapChunkBlocks = BitmapChunk.blockLimit
   /// Resync requests under way: 8 MiB keep a 10 GbE link full at 5 ms.
   public var resyncWindow = 8
+  /// What the configuration decides about conflicting histories.
+  public var policy = ConflictPolicy()
+  /// A handler is to agree before this node becomes the target of a resync.
+  public var asksBeforeResyncTarget = false
+  /// Seconds since 1970 when the driver's clock was 0; 0 when unknown. For people only.
+  public var unixSecondsAtZero: UInt64 = 0
   /// A planted bug.
   public var sabotage = Sabotage.none
 
@@ -105,6 +111,8 @@ public struct Replica: ~Copyable {
   /// What each peer told last, and what it was told: the decision is made from exactly these.
   var reports: [StateReport?]
   var sentReports: [StateReport?]
+  /// The last meeting with each peer, also after the connection was given up.
+  var meetings: [Meeting?]
   /// Blocks that may differ from each peer's: what a resync has left to do.
   var bitmaps: FixedArray<BlockBitmap>
   var requests: Slab<Request>
@@ -156,6 +164,7 @@ public struct Replica: ~Copyable {
     peers = FixedArray(count: options.peers.count) { Peer(node: options.peers[$0]) }
     reports = Array(repeating: nil, count: options.peers.count)
     sentReports = Array(repeating: nil, count: options.peers.count)
+    meetings = Array(repeating: nil, count: options.peers.count)
     bitmaps = FixedArray(count: options.peers.count) { _ in BlockBitmap(blockCount: 0) }
     requests = Slab(capacity: capacity, filler: Request.filler)
     active = ActiveRanges(capacity: capacity)

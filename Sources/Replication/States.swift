@@ -82,6 +82,17 @@ public enum Reason: UInt8, Sendable, BitwiseCopyable {
   case disagreement
   case diskFailed
   case shutdown
+  case bothDiscard
+  case nothingToDiscard
+  case noGoodSource
+  case policiesDiffer
+  case bitmapsDoNotCover
+  case primaryMustYield
+  case primaryMustYieldAfterSplitBrain
+  case primaryWouldBeTargetForNow
+  case tentative
+  case handlerRuns
+  case handlerRefused
 
   /// The reason in words, for the log and `status`.
   public var text: String {
@@ -113,6 +124,24 @@ public enum Reason: UInt8, Sendable, BitwiseCopyable {
     case .disagreement: "the two sides came to different decisions"
     case .diskFailed: "a disk failed"
     case .shutdown: "the daemon ends"
+    case .bothDiscard: "both sides were asked to discard their data"
+    case .nothingToDiscard:
+      "no split brain: the peer holds nothing newer; 'invalidate' gives this data up"
+    case .noGoodSource:
+      "what would be left is Outdated or Inconsistent; 'primary --force' there makes it count"
+    case .policiesDiffer:
+      "Split-Brain detected but unresolved: the after-sb options of the two nodes differ"
+    case .bitmapsDoNotCover:
+      "Split-Brain detected but unresolved: the bitmaps do not cover what changed"
+    case .primaryMustYield:
+      "I shall become SyncTarget, but I am primary: calling the handler pri-lost"
+    case .primaryMustYieldAfterSplitBrain:
+      "Split-Brain detected: the Primary gives way, calling its handler pri-lost-after-sb"
+    case .primaryWouldBeTargetForNow:
+      "I shall become SyncTarget, but I am primary; trying again until I am not"
+    case .tentative: "a tentative connection: nothing was changed"
+    case .handlerRuns: "the handler before-resync-target runs"
+    case .handlerRefused: "the handler before-resync-target failed"
     }
   }
 
@@ -120,13 +149,25 @@ public enum Reason: UInt8, Sendable, BitwiseCopyable {
   public var isPermanent: Bool {
     switch self {
     case .splitBrain, .unrelatedData, .bothPrimary, .primaryWouldBeTarget, .bothHoldUnshared,
-      .inconsistentAhead, .sizeMismatch:
+      .inconsistentAhead, .sizeMismatch, .bothDiscard, .nothingToDiscard, .noGoodSource,
+      .policiesDiffer, .bitmapsDoNotCover, .primaryMustYield, .primaryMustYieldAfterSplitBrain:
       true
     case .none, .notConfigured, .byCommand, .peerUnreachable, .peerClosed, .peerSaidGoodbye,
       .peerStandAlone, .pingTimeout, .writeTimeout, .handshakeTimeout, .protocolError,
       .wrongResource, .unknownNode, .noCommonVersion, .supersededByPeer, .tieBreak, .renegotiate,
-      .disagreement, .diskFailed, .shutdown:
+      .disagreement, .diskFailed, .shutdown, .primaryWouldBeTargetForNow, .tentative,
+      .handlerRuns, .handlerRefused:
       false
+    }
+  }
+
+  /// Whether both sides wrote without each other and nobody has decided whose data counts.
+  public var isSplitBrain: Bool {
+    switch self {
+    case .splitBrain, .bothHoldUnshared, .policiesDiffer, .bitmapsDoNotCover,
+      .primaryMustYieldAfterSplitBrain:
+      true
+    default: false
     }
   }
 }

@@ -39,7 +39,7 @@ public enum SyncExtent: UInt8, Sendable, BitwiseCopyable, CaseIterable {
 
 extension Lineage {
   /// Whether `generation` is one of these, and `base` is it or an earlier one.
-  fileprivate func holds(_ generation: Generation, from base: Generation) -> Bool {
+  func holds(_ generation: Generation, from base: Generation) -> Bool {
     guard generations.contains(generation), base.number <= generation.number else { return false }
     return base.isBeforeAll || generations.contains(base)
   }

@@ -160,7 +160,7 @@ extension Cluster {
     case .peerDisk(_, _, let new): node.peerDisk = new
     case .protocolError(_, let type):
       violate(.conduct, "node \(node.index) took a \(type) for a protocol error")
-    case .peerRole, .decision, .newGeneration, .resyncDone, .diskError: break
+    case .peerRole, .decision, .handler, .newGeneration, .resyncDone, .diskError: break
     }
   }
 
@@ -169,8 +169,8 @@ extension Cluster {
     case .newGeneration(let generation): "generation \(text(generation))"
     case .decision(_, let decision):
       "decision \(decision.action) by rule \(decision.rule) \(decision.reason)"
-    case .role, .disk, .connection, .replication, .peerDisk, .peerRole, .resyncDone, .diskError,
-      .protocolError:
+    case .role, .disk, .connection, .replication, .peerDisk, .peerRole, .handler, .resyncDone,
+      .diskError, .protocolError:
       "\(note)"
     }
   }

@@ -87,7 +87,7 @@ public enum WireError: Error, Equatable, Sendable {
   /// Names a field of a payload in an error.
   public enum StaticStringField: Sendable, Equatable {
     case nodeID, nameLength, nameBytes, diskState, role, flags, lineageCount, generationOrder
-    case generationNumber, volumeBytes, protocolRange, outOfSyncBlocks
+    case generationNumber, volumeBytes, protocolRange, outOfSyncBlocks, policy
     case bitmapEncoding, bitmapRun
   }
 }

@@ -5,12 +5,13 @@
 ///  8    disk state: 0 Diskless, 1 Inconsistent, 2 Outdated, 3 Consistent, 4 UpToDate
 ///  9    role: 1 Primary, 2 Secondary (DRBD's numbers)
 /// 10    flags: bit 0 crashed, bit 1 was Primary before the crash, bit 2 has a base,
-///       bit 3 the whole slot counts as set, bit 4 its data may be discarded
+///       bit 3 the whole slot counts as set, bit 4 its data may be discarded, bit 5 asks only
 /// 11    generations, 0 ... 32
-/// 12-15 0
+/// 12    after-sb-0pri   13 after-sb-1pri   14 rr-conflict   15 0
 /// 16-23 blocks out of sync
 /// 24-47 base, a generation; 0 without one
-/// 48-   generations of 24 bytes, oldest first: number, id, author, 7 bytes 0
+/// 48-   generations of 24 bytes, oldest first: 0-7 number, 8-15 id, 16 author,
+///       17 bit 0 its author was Primary before, 18-19 0, 20-23 seconds since 1970
 /// ```
 public import BlockTypes
 
@@ -58,6 +59,10 @@ public struct StateReport: Equatable, Sendable {
   public var isFull = false
   /// The administrator gives up what the receiver lacks (`connect --discard-my-data`).
   public var discardMyData = false
+  /// The administrator only wants to know the decision (`connect --tentative`).
+  public var isTentative = false
+  /// What the configuration decides on its own.
+  public var policy = ConflictPolicy()
   /// The generations of the data.
   public var lineage = Lineage()
 
@@ -83,7 +88,10 @@ public struct StateReport: Equatable, Sendable {
     writer.put(role.rawValue)
     writer.put(flagBits)
     writer.put(UInt8(lineage.generations.count))
-    writer.put(0 as UInt32)
+    writer.put(policy.noPrimary.rawValue)
+    writer.put(policy.onePrimary.rawValue)
+    writer.put(policy.primaryIsTarget.rawValue)
+    writer.put(0 as UInt8)
     writer.put(outOfSyncBlocks)
     if let base {
       Self.put(base, into: &writer)
@@ -101,6 +109,7 @@ public struct StateReport: Equatable, Sendable {
     if base != nil { flags |= 4 }
     if isFull { flags |= 8 }
     if discardMyData { flags |= 16 }
+    if isTentative { flags |= 32 }
     return flags
   }
 
@@ -108,9 +117,9 @@ public struct StateReport: Equatable, Sendable {
     writer.put(generation.number)
     writer.put(generation.id)
     writer.put(generation.author.value)
-    writer.put(0 as UInt8)
+    writer.put(generation.continuesPrimary ? 1 : 0 as UInt8)
     writer.put(0 as UInt16)
-    writer.put(0 as UInt32)
+    writer.put(generation.beganAt)
   }
 
   /// Parses a whole payload.
@@ -132,13 +141,15 @@ public struct StateReport: Equatable, Sendable {
       throw .fieldOutOfRange(.role, UInt64(roleValue))
     }
     let flags = reader.uint8(at: 10)
-    guard flags & ~31 == 0 else { throw .fieldOutOfRange(.flags, UInt64(flags)) }
+    guard flags & ~63 == 0 else { throw .fieldOutOfRange(.flags, UInt64(flags)) }
     self.init(volumeBytes: volumeBytes, disk: disk, role: role)
     crashed = flags & 1 != 0
     wasPrimary = flags & 2 != 0
     if flags & 4 != 0 { base = try Self.generation(reader, at: 24) }
     isFull = flags & 8 != 0
     discardMyData = flags & 16 != 0
+    isTentative = flags & 32 != 0
+    policy = try ConflictPolicy(reader, at: 12)
     outOfSyncBlocks = reader.uint64(at: 16)
     guard outOfSyncBlocks <= volumeBytes / blockSize else {
       throw .fieldOutOfRange(.outOfSyncBlocks, outOfSyncBlocks)
@@ -172,6 +183,9 @@ public struct StateReport: Equatable, Sendable {
     guard number <= Lineage.peerNumberLimit else {
       throw .fieldOutOfRange(.generationNumber, number)
     }
-    return Generation(number: number, id: reader.uint64(at: start + 8), author: node)
+    var generation = Generation(number: number, id: reader.uint64(at: start + 8), author: node)
+    generation.continuesPrimary = reader.uint8(at: start + 17) & 1 != 0
+    generation.beganAt = reader.uint32(at: start + 20)
+    return generation
   }
 }

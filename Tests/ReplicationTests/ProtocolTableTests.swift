@@ -254,10 +254,11 @@ enum MeetingPoint: String, CaseIterable, Sendable {
     let told: [Reason] = [
       .peerStandAlone, .protocolError, .wrongResource, .unknownNode, .noCommonVersion, .tieBreak,
       .splitBrain, .unrelatedData, .bothPrimary, .primaryWouldBeTarget, .bothHoldUnshared,
-      .inconsistentAhead, .sizeMismatch,
+      .inconsistentAhead, .sizeMismatch, .bothDiscard, .nothingToDiscard, .noGoodSource,
+      .policiesDiffer, .bitmapsDoNotCover, .primaryMustYield, .primaryMustYieldAfterSplitBrain,
     ]
-    #expect(told.map(\.rawValue) == [6, 10, 11, 12, 13, 15, 17, 18, 19, 20, 21, 22, 23])
-    #expect(told.filter(\.isPermanent).map(\.rawValue) == Array(17...23))
+    #expect(told.map(\.rawValue) == [6, 10, 11, 12, 13, 15] + Array(17...23) + Array(27...33))
+    #expect(told.filter(\.isPermanent).map(\.rawValue) == Array(17...23) + Array(27...33))
     #expect(Action.allCases.map(\.rawValue) == [0, 1, 2, 3])
   }
 

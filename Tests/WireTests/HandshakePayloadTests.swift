@@ -118,6 +118,9 @@ private func report(_ bytes: [UInt8]) -> Result<StateReport, WireError> {
     report.crashed = true
     report.base = Generation(number: 1, id: 0xA1, author: node(0))
     report.outOfSyncBlocks = 0x102
+    report.policy.noPrimary = .discardLeastChanges
+    report.policy.onePrimary = .consensus
+    report.policy.primaryIsTarget = .retryConnect
     report.lineage = try #require(
       Lineage([
         Generation(number: 1, id: 0xA1, author: node(0)),
@@ -130,7 +133,7 @@ private func report(_ bytes: [UInt8]) -> Result<StateReport, WireError> {
   @Test func encodingIsStable() throws {
     #expect(
       bytes(of: try sample()) == [
-        0, 0, 0, 0, 0x40, 0, 0, 0, 4, 1, 5, 2, 0, 0, 0, 0,
+        0, 0, 0, 0, 0x40, 0, 0, 0, 4, 1, 5, 2, 4, 1, 1, 0,
         0, 0, 0, 0, 0, 0, 1, 2,
         0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0xA1, 0, 0, 0, 0, 0, 0, 0, 0,
         0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0xA1, 0, 0, 0, 0, 0, 0, 0, 0,
@@ -147,7 +150,7 @@ private func report(_ bytes: [UInt8]) -> Result<StateReport, WireError> {
   @Test func everyCombinationComesBack() throws {
     for disk in [DiskState.diskless, .inconsistent, .outdated, .consistent, .upToDate] {
       for role in [Role.primary, .secondary] {
-        for flags in 0..<32 {
+        for flags in 0..<64 {
           var sent = try sample()
           sent.disk = disk
           sent.role = role
@@ -156,10 +159,27 @@ private func report(_ bytes: [UInt8]) -> Result<StateReport, WireError> {
           if flags & 4 == 0 { sent.base = nil }
           sent.isFull = flags & 8 != 0
           sent.discardMyData = flags & 16 != 0
+          sent.isTentative = flags & 32 != 0
           #expect(report(bytes(of: sent)) == .success(sent))
         }
       }
     }
+  }
+
+  /// What is known about a generation travels with it, and says nothing about which one it is.
+  @Test func beginOfAGenerationComesBack() throws {
+    var sent = try sample()
+    sent.lineage.begin(id: 7, author: node(1), at: 1_700_000_000, continuesPrimary: true)
+    guard case .success(let parsed) = report(bytes(of: sent)) else {
+      Issue.record("refused")
+      return
+    }
+    let newest = try #require(parsed.lineage.newest)
+    #expect(newest.beganAt == 1_700_000_000 && newest.continuesPrimary)
+    var unknown = sent.lineage
+    unknown.cut(after: try #require(sent.lineage.generations.dropLast().last))
+    unknown.begin(id: 7, author: node(1))
+    #expect(unknown.newest == newest)
   }
 
   /// The longest report must fit into what the receiver allows for a control payload.
@@ -189,7 +209,10 @@ private func report(_ bytes: [UInt8]) -> Result<StateReport, WireError> {
     (8, 255, .fieldOutOfRange(.diskState, 255)),
     (9, 0, .fieldOutOfRange(.role, 0)),
     (9, 3, .fieldOutOfRange(.role, 3)),
-    (10, 32, .fieldOutOfRange(.flags, 32)),
+    (10, 64, .fieldOutOfRange(.flags, 64)),
+    (12, 7, .fieldOutOfRange(.policy, 0x0701_0100)),
+    (13, 4, .fieldOutOfRange(.policy, 0x0404_0100)),
+    (14, 3, .fieldOutOfRange(.policy, 0x0401_0300)),
     (18, 1, .fieldOutOfRange(.outOfSyncBlocks, 1 << 40 | 0x102)),
     (24, 0x40, .fieldOutOfRange(.generationNumber, 1 << 62 | 1)),
     (40, 32, .fieldOutOfRange(.nodeID, 32)),

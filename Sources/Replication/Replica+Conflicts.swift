@@ -1,0 +1,130 @@
+/// Conflicting histories: what an administrator gives up, asks about or lets a handler prepare, and
+/// what this node remembers of the last meeting so that `status` can explain it.
+public import BlockTypes
+public import Wire
+
+/// What two replicas told each other when they last met, and what followed from it.
+public struct Meeting: Equatable, Sendable {
+  /// What this node told.
+  public var mine: StateReport
+  /// What the peer told.
+  public var theirs: StateReport
+  /// What both decided.
+  public var decision: Decision
+
+  /// The newest generation that both have.
+  public var ancestor: Generation? { mine.lineage.commonAncestor(theirs.lineage) }
+}
+
+/// Why the handler of a name is to be run.
+public enum HandlerCall: UInt8, Sendable, BitwiseCopyable, CaseIterable {
+  case initialSplitBrain, splitBrain, beforeResyncTarget, afterResyncTarget
+  case primaryLost, primaryLostAfterSplitBrain, localIOError, outOfSync
+
+  /// DRBD's name of the handler.
+  public var name: String {
+    switch self {
+    case .initialSplitBrain: "initial-split-brain"
+    case .splitBrain: "split-brain"
+    case .beforeResyncTarget: "before-resync-target"
+    case .afterResyncTarget: "after-resync-target"
+    case .primaryLost: "pri-lost"
+    case .primaryLostAfterSplitBrain: "pri-lost-after-sb"
+    case .localIOError: "local-io-error"
+    case .outOfSync: "out-of-sync"
+    }
+  }
+}
+
+extension Replica {
+  /// How long the consent of `before-resync-target` counts. Milliseconds.
+  private static var consentMs: UInt64 { 60_000 }
+
+  /// What was told and decided when this node last met the peer in `slot`.
+  public func lastMeeting(withPeer slot: Int) -> Meeting? { meetings[slot] }
+
+  /// Adds to a report what the administrator and the configuration say about conflicts.
+  func addWishes(to report: inout StateReport, for slot: Int) {
+    report.discardMyData = peers[slot].discardsMyData && role != .primary
+    report.isTentative = peers[slot].isTentative
+    report.policy = options.policy
+  }
+
+  /// `connect --discard-my-data` and `connect --tentative`.
+  mutating func beginSpecialConnect(discards: Bool, _ token: UInt64) {
+    // Its clients have seen the data that would be given up.
+    if discards, role == .primary { return refuseConnect(token, .discardOnPrimary) }
+    for slot in 0..<peers.count {
+      if peers[slot].state == .connected { return refuseConnect(token, .alreadyConnected) }
+      if peers[slot].state.isHandshake { return refuseConnect(token, .transient) }
+    }
+    for slot in 0..<peers.count {
+      peers[slot].discardsMyData = discards
+      peers[slot].isTentative = !discards
+      beginConnecting(slot)
+    }
+    effects.push(.reply(token: token, .done))
+  }
+
+  private mutating func refuseConnect(_ token: UInt64, _ refusal: Refusal) {
+    effects.push(.reply(token: token, .refused(refusal)))
+  }
+
+  /// What a decision becomes by what was asked besides it.
+  mutating func concluded(_ decision: Decision, _ slot: Int, _ meeting: Meeting) -> Decision {
+    meetings[slot] = meeting
+    if decision.reason.isSplitBrain || decision.rule == .discardAsked
+      || decision.rule == .discardByPolicy
+    {
+      effects.push(.note(.handler(peer: slot, .initialSplitBrain)))
+    }
+    if meeting.mine.isTentative || meeting.theirs.isTentative {
+      return Decision(.refuse, decision.rule, .tentative)
+    }
+    if let handler = decision.reason.handler(role: role) {
+      effects.push(.note(.handler(peer: slot, handler)))
+    }
+    guard decision.action == .syncTarget, options.asksBeforeResyncTarget,
+      now >= peers[slot].consentUntil
+    else { return decision }
+    effects.push(.note(.handler(peer: slot, .beforeResyncTarget)))
+    return Decision(.refuse, decision.rule, .handlerRuns)
+  }
+
+  /// The handler `before-resync-target` has ended.
+  mutating func resyncIsAllowed(_ slot: Int, _ isAllowed: Bool) {
+    guard slot < peers.count, peers[slot].state == .connecting else { return }
+    guard isAllowed else { return loseConnection(slot, .handlerRefused) }
+    peers[slot].consentUntil = now.advanced(milliseconds: Self.consentMs)
+    peers[slot].retryPauseMs = 0
+    scheduleRetry(slot)
+  }
+
+  /// The time for people, in seconds since 1970; 0 when unknown.
+  var unixSeconds: UInt32 {
+    guard options.unixSecondsAtZero > 0 else { return 0 }
+    return UInt32(clamping: options.unixSecondsAtZero + now.nanoseconds / 1_000_000_000)
+  }
+
+  /// Gives up, as target, what the decision says. The caller makes it durable.
+  mutating func cutLineage(_ lineage: inout Lineage, _ slot: Int, _ cut: LineageCut) {
+    switch cut {
+    case .nothing: break
+    case .after(let ancestor): lineage.cut(after: ancestor)
+    case .everything:
+      lineage = Lineage()
+      peers[slot].base = nil
+    }
+  }
+}
+
+extension Reason {
+  /// The handler that a refusal for this reason calls on a node with this role.
+  fileprivate func handler(role: Role) -> HandlerCall? {
+    switch self {
+    case .primaryMustYield: role == .primary ? .primaryLost : nil
+    case .primaryMustYieldAfterSplitBrain: role == .primary ? .primaryLostAfterSplitBrain : nil
+    default: isSplitBrain ? .splitBrain : nil
+    }
+  }
+}

@@ -1,0 +1,219 @@
+/// What a replica does about conflicting histories: orders of the administrator, handlers, what it
+/// remembers for `status`.
+import BlockTypes
+import Metadata
+import Replication
+import TestSupport
+import Testing
+import Wire
+
+extension Effect {
+  fileprivate var handler: HandlerCall? {
+    if case .note(.handler(_, let call)) = self { call } else { nil }
+  }
+}
+
+@Suite struct ConflictCommandTests {
+  /// Attached, wrote alone since generation 1, and the peer did, too.
+  private func split(_ change: (inout ReplicaOptions) -> Void = { _ in }) -> Rig {
+    let rig = Rig(change)
+    var block = superblock(.upToDate, lineage(1, 2))
+    block.peers = [PeerSlotRecord(node: other, base: lineage(1).newest)]
+    rig.attach(block)
+    return rig
+  }
+
+  private var peerApart: StateReport {
+    var report = peerReport(.upToDate, lineage(1, 3))
+    report.base = lineage(1).newest
+    return report
+  }
+
+  private func meet(_ rig: Rig, _ report: StateReport, by command: Command = .connect) {
+    rig.command(command)
+    rig.passDeadline()
+    rig.connection = rig.newConnection()
+    rig.step(.dialed(peer: 0, rig.connection))
+    rig.receiveHello(.helloReply, on: rig.connection, isPrimary: report.role == .primary)
+    rig.settle()
+    rig.receive(report)
+  }
+
+  @Test func b01BothHistoriesAreRememberedAfterTheRefusal() throws {
+    let rig = split()
+    let before = rig.replica.superblock
+    meet(rig, peerApart)
+
+    #expect(rig.state == .standAlone)
+    #expect(rig.peer.reason == .splitBrain)
+    #expect(rig.replica.superblock == before, "both data sets stay as they are")
+    #expect(rig.effects.compactMap(\.handler) == [.initialSplitBrain, .splitBrain])
+    let last = rig.replica.lastMeeting(withPeer: 0)
+    let meeting = try #require(last)
+    #expect(meeting.ancestor == lineage(1).newest)
+    #expect(meeting.theirs.lineage == lineage(1, 3))
+  }
+
+  @Test func b01DiscardedHistoryIsGoneOnDiskBeforeTheSourceMaySend() {
+    let rig = split()
+    meet(rig, peerApart, by: .connectDiscarding)
+    #expect(rig.sent(.verdict) == nil)
+    rig.finishSuperblock()
+
+    #expect(rig.durable.last?.lineage == lineage(1))
+    #expect(rig.durable.last?.diskState == .inconsistent)
+    #expect(rig.durable.last?.peers.first?.base == lineage(1).newest)
+    #expect(rig.sent(.verdict)?.length == UInt64(Action.syncTarget.rawValue))
+  }
+
+  /// Cut right after the decision: the resync goes on without asking the administrator again.
+  @Test func b01InterruptedDiscardGoesOnByItself() {
+    let rig = split()
+    meet(rig, peerApart, by: .connectDiscarding)
+    rig.finishSuperblock()
+    rig.breakConnection()
+    rig.dialAndGreetAgain()
+    rig.settle()
+    rig.receive(peerApart)
+    rig.settle()
+
+    #expect(rig.sent(.verdict)?.length == UInt64(Action.syncTarget.rawValue))
+  }
+
+  @Test func b02DiscardingOnAPrimaryIsRefusedWithDRBDsWords() {
+    let rig = split()
+    rig.command(.primary(force: false))
+    rig.settle()
+    let token = rig.command(.connectDiscarding)
+
+    #expect(rig.replies[token] == .refused(.discardOnPrimary))
+    #expect(Refusal.discardOnPrimary.rawValue == 123)
+    #expect(rig.state == .standAlone)
+  }
+
+  /// The order is not kept for a Primary that was promoted while it waited for the peer.
+  @Test func b02OrderDoesNotOutliveAPromotion() {
+    let rig = split()
+    rig.command(.connectDiscarding)
+    rig.command(.primary(force: false))
+    rig.settle()
+    rig.passDeadline()
+    rig.connection = rig.newConnection()
+    rig.step(.dialed(peer: 0, rig.connection))
+    rig.receiveHello(.helloReply, on: rig.connection)
+    rig.receive(peerApart)
+    rig.settle()
+
+    #expect(rig.peer.reason == .splitBrain)
+  }
+
+  @Test func orderEndsWithDisconnectAndWithAPlainConnect() {
+    for end in [Command.disconnect, .connect] {
+      let rig = split()
+      rig.command(.connectDiscarding)
+      rig.command(end)
+      meet(rig, peerApart)
+      #expect(rig.peer.reason == .splitBrain, "\(end)")
+    }
+  }
+
+  @Test func discardingOnAConnectionIsRefused() {
+    let rig = Rig.connected()
+    let token = rig.command(.connectDiscarding)
+    #expect(rig.replies[token] == .refused(.alreadyConnected))
+    #expect(rig.state == .connected)
+  }
+
+  @Test(arguments: [
+    peerReport(), peerReport(.upToDate, lineage(1, 2)), peerReport(.inconsistent, Lineage()),
+    peerReport(.upToDate, lineage(9)), peerReport(.diskless),
+  ])
+  func r24TentativeMeetingChangesNothing(report: StateReport) throws {
+    let rig = Rig()
+    rig.attach(superblock())
+    let before = rig.replica.superblock
+    meet(rig, report, by: .connectTentatively)
+
+    #expect(rig.state == .standAlone)
+    #expect(rig.peer.reason == .tentative)
+    #expect(rig.replica.superblock == before)
+    #expect(!rig.superblockIsPending)
+    #expect(rig.replica.disk == .upToDate)
+    let last = rig.replica.lastMeeting(withPeer: 0)
+    let meeting = try #require(last)
+    #expect(
+      meeting.decision
+        == Decision.decide(mine: meeting.mine, theirs: report, iAmLower: true))
+  }
+
+  /// The side that was not asked goes on trying, without a hurry.
+  @Test func r24PeerOfATentativeMeetingKeepsConnecting() {
+    let rig = Rig()
+    rig.attach(superblock())
+    var report = peerReport(.upToDate, lineage(1, 2))
+    report.isTentative = true
+    meet(rig, report)
+
+    #expect(rig.state == .connecting)
+    #expect(rig.replica.disk == .upToDate)
+    #expect(rig.replica.nextDeadline >= rig.now.advanced(milliseconds: 1_000))
+  }
+
+  @Test func handlerAgreesBeforeANodeBecomesTarget() {
+    let rig = Rig { $0.asksBeforeResyncTarget = true }
+    rig.attach(superblock())
+    meet(rig, peerReport(.upToDate, lineage(1, 2)))
+    #expect(rig.effects.compactMap(\.handler) == [.beforeResyncTarget])
+    #expect(rig.state == .connecting)
+    #expect(rig.replica.disk == .upToDate, "nothing is changed before the handler has ended")
+
+    rig.command(.resyncAllowed(peer: 0, true))
+    rig.dialAndGreetAgain()
+    rig.settle()
+    rig.receive(peerReport(.upToDate, lineage(1, 2)))
+    rig.settle()
+    #expect(rig.sent(.verdict)?.length == UInt64(Action.syncTarget.rawValue))
+  }
+
+  @Test func handlerThatFailsKeepsTheNodesApart() {
+    let rig = Rig { $0.asksBeforeResyncTarget = true }
+    rig.attach(superblock())
+    meet(rig, peerReport(.upToDate, lineage(1, 2)))
+    rig.command(.resyncAllowed(peer: 0, false))
+
+    #expect(rig.state == .standAlone)
+    #expect(rig.peer.reason == .handlerRefused)
+    #expect(rig.replica.disk == .upToDate)
+  }
+
+  @Test func primaryThatMustYieldCallsItsHandler() {
+    let rig = Rig { $0.policy.primaryIsTarget = .callPrimaryLost }
+    rig.attach(superblock())
+    rig.command(.primary(force: false))
+    rig.settle()
+    rig.dialAndGreet()
+    rig.receive(peerReport(.upToDate, lineage(1, 2)))
+    rig.finishDisk()
+    rig.settle()
+
+    #expect(rig.peer.reason == .primaryMustYield)
+  }
+
+  /// A generation tells since when, and whether its author had been Primary before the loss.
+  @Test func generationTellsWhenItBeganAndHow() throws {
+    let rig = Rig.primary { $0.unixSecondsAtZero = 1_000_000 }
+    rig.breakConnection()
+    rig.submit(.write)
+    rig.settle()
+    let newest = try #require(rig.replica.superblock?.lineage.newest)
+    #expect(newest.beganAt >= 1_000_001)
+    #expect(newest.continuesPrimary)
+
+    let later = Rig.lonePrimary()
+    later.submit(.write)
+    later.settle()
+    let second = try #require(later.replica.superblock?.lineage.newest)
+    #expect(!second.continuesPrimary)
+    #expect(second.beganAt == 0, "unknown is not invented")
+  }
+}
