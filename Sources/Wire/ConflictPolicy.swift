@@ -1,8 +1,8 @@
 /// What a configuration decides about conflicting histories without an administrator: DRBD's
-/// `after-sb-0pri`, `after-sb-1pri` and `rr-conflict`. Both ends tell theirs, and nothing is decided
-/// by a policy that only one of them has. The default decides nothing (P3).
+/// `after-sb-0pri`, `after-sb-1pri` and `rr-conflict`. Both ends tell theirs; a policy that only one
+/// of them has decides nothing, nor does the default (P3).
 ///
-/// Two Primaries are never overruled (`after-sb-2pri disconnect`): both clients have seen their data.
+/// Two Primaries are never overruled (`after-sb-2pri disconnect`): clients have seen both data.
 
 /// `after-sb-0pri`: who gives way when nobody is Primary.
 public enum NoPrimaryPolicy: UInt8, Sendable, BitwiseCopyable, CaseIterable {

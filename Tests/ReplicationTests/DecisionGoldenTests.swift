@@ -4,8 +4,8 @@
 ///
 /// - the ids of its generations, oldest first; `-` when it never held data;
 /// - `D`iskless, `I`nconsistent, `O`utdated, `C`onsistent, `U`pToDate;
-/// - `p` Primary, `c` crashed, `w` crashed as Primary, `m` blocks marked, `f` all marked, `x` its data
-///   may be discarded, `b` and a number: base is the generation of that number, 0 before all.
+/// - `p` Primary, `c` crashed, `w` crashed as Primary, `m` blocks marked, `f` all marked, `x` its
+///   data may be discarded, `b` and a number: base is the generation of that number, 0 before all.
 ///
 /// This side has the lower node id.
 import BlockTypes

@@ -11,8 +11,8 @@ private func decide(_ mine: StateReport, _ theirs: StateReport) -> Decision {
 }
 
 @Suite struct OpenIssueTests {
-  /// LINBIT/drbd#145: equal generations, 16 marked blocks on the survivor, and "no sync" dropped the
-  /// marks of a replica that had shut down cleanly.
+  /// LINBIT/drbd#145: equal generations, 16 marked blocks on the survivor, and "no sync" dropped
+  /// the marks of a replica that had shut down cleanly.
   @Test func drbd145MarkedBlocksAreCopiedThoughGenerationsAreEqual() {
     var survivor = peerReport(.upToDate, lineage(1, 2), role: .primary)
     survivor.outOfSyncBlocks = 16
@@ -118,8 +118,8 @@ private func decide(_ mine: StateReport, _ theirs: StateReport) -> Decision {
     #expect(decide(broken, peerReport(disk, lineage(1))).action == .noSync)
   }
 
-  /// `quorate-data-divergence` (known to fail): two replicas with equal ids and different data. Equal
-  /// ids prove nothing here while either crashed or marked a block.
+  /// `quorate-data-divergence` (known to fail): two replicas with equal ids and different data.
+  /// Equal ids prove nothing here while either crashed or marked a block.
   @Test func quorateDataDivergenceEqualIdsAreNoProof() {
     for crashed in [(true, false), (false, true), (true, true)] {
       let decision = decide(
