@@ -1,6 +1,6 @@
 /// What a configuration decides about conflicting histories without an administrator: DRBD's
-/// `after-sb-0pri`, `after-sb-1pri` and `rr-conflict`. Both ends tell theirs; a policy that only one
-/// of them has decides nothing, nor does the default (P3).
+/// `after-sb-0pri`, `after-sb-1pri` and `rr-conflict`. Both ends tell theirs; a policy that only
+/// one of them has decides nothing, nor does the default (P3).
 ///
 /// Two Primaries are never overruled (`after-sb-2pri disconnect`): clients have seen both data.
 

@@ -1,5 +1,6 @@
 /// The whole table of the decision, enumerated: every pair of histories up to four generations,
-/// with every state of both sides. What must hold in each case is said here without the decision's code.
+/// with every state of both sides. What must hold in each case is said here without the decision's
+/// code.
 import BlockTypes
 import Replication
 import Testing
