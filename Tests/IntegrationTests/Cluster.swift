@@ -12,18 +12,31 @@ import Testing
 final class ClusterNode {
   let name: String
   let id: Int
-  let port: UInt16
+  /// Where it listens for its peer.
+  let address: String
   let disk: URL
   fileprivate(set) var daemon: BackgroundProcess?
   /// Logs of this node's daemons, oldest first.
   fileprivate(set) var logs: [URL] = []
 
-  init(name: String, id: Int, port: UInt16, disk: URL) {
+  init(name: String, id: Int, address: String, disk: URL) {
     self.name = name
     self.id = id
-    self.port = port
+    self.address = address
     self.disk = disk
   }
+}
+
+/// What is special about a cluster.
+struct ClusterOptions {
+  /// Size of a backing disk.
+  var sizeMiB = 64
+  var net = slowMachine
+  var disk = ""
+  /// The cable between the nodes; without one, both are in this machine's own network.
+  var link: Link?
+  /// Directories of backing disks that are not in the cluster's own, by node.
+  var diskDirectories: [String: URL] = [:]
 }
 
 final class Cluster {
@@ -37,10 +50,12 @@ final class Cluster {
   let directory: URL
   /// Sockets, whose paths must be short.
   let runDirectory: URL
+  let link: Link?
   private var environment: [String: String] { ["ASHLAR_CONFIG": configuration.path] }
   private var configuration: URL { directory.appending(path: "ashlar.conf") }
 
-  fileprivate init(sizeMiB: Int, net: String, disk: String) throws {
+  fileprivate init(_ options: ClusterOptions) throws {
+    link = options.link
     let name = UUID().uuidString.prefix(8)
     directory = Machine.package.appending(path: ".build/integration/\(name)")
     runDirectory = URL(filePath: "/tmp/ashlar-\(name)")
@@ -48,24 +63,27 @@ final class Cluster {
       try FileManager.default.createDirectory(at: url, withIntermediateDirectories: true)
     }
     let ports = try freePorts(2)
-    alpha = ClusterNode(
-      name: "alpha", id: 0, port: ports[0], disk: directory.appending(path: "alpha.img"))
-    beta = ClusterNode(
-      name: "beta", id: 1, port: ports[1], disk: directory.appending(path: "beta.img"))
-    for node in [alpha, beta] { try succeed("truncate", "-s", "\(sizeMiB)M", node.disk.path) }
-    let sections = [alpha, beta].map { node in
+    let directory = directory
+    let nodes = ["alpha", "beta"].enumerated().map { id, name in
+      ClusterNode(
+        name: name, id: id, address: "\(options.link?.address(name) ?? "127.0.0.1"):\(ports[id])",
+        disk: (options.diskDirectories[name] ?? directory).appending(path: "\(name).img"))
+    }
+    (alpha, beta) = (nodes[0], nodes[1])
+    for node in nodes { try succeed("truncate", "-s", "\(options.sizeMiB)M", node.disk.path) }
+    let sections = nodes.map { node in
       """
         on \(node.name) {
           node-id \(node.id);
-          address 127.0.0.1:\(node.port);
+          address \(node.address);
           volume 0 { disk \(node.disk.path); meta-disk internal; }
         }
       """
     }
     let text = """
       resource \(resource) {
-        net { protocol C; \(net) }
-        disk { \(disk) }
+        net { protocol C; \(options.net) }
+        disk { \(options.disk) }
         options { size 2; min-size 1; }
       \(sections.joined(separator: "\n"))
       }
@@ -74,6 +92,8 @@ final class Cluster {
     try text.write(to: configuration, atomically: true, encoding: .utf8)
   }
 
+  func peer(of node: ClusterNode) -> ClusterNode { node === alpha ? beta : alpha }
+
   // MARK: Daemons
 
   /// Starts a node's daemon and waits for the line that says it is ready.
@@ -81,8 +101,9 @@ final class Cluster {
     precondition(node.daemon?.isRunning != true, "\(node.name) runs already")
     let log = directory.appending(path: "\(node.name)-\(node.logs.count).log")
     node.logs.append(log)
+    let prefix = link?.prefix(node.name) ?? []
     node.daemon = try BackgroundProcess(
-      [
+      prefix + [
         Machine.programs.appending(path: "ashlard").path, "--node", node.name, "--run-dir",
         runDirectory.path,
       ], log: log, environment: environment)
@@ -162,10 +183,21 @@ final class Cluster {
     bytes = size
   }
 
-  /// Waits until both nodes say that both disks are UpToDate and nothing is being copied.
+  /// Waits until both nodes say that both disks are UpToDate, nothing is being copied and no block
+  /// is out of sync.
   func waitForSync() throws {
     try waitUntil("both nodes are in sync", explanation: state) {
       try nodes.allSatisfy { try isInSync($0) }
+    }
+  }
+
+  /// How a node says it is connected.
+  func connection(_ node: ClusterNode) throws -> String { try tell(node, "cstate", resource) }
+
+  /// Waits until a node no longer takes the other for connected.
+  func waitForLoss(at node: ClusterNode) throws {
+    try waitUntil("\(node.name) notices that its peer is gone", explanation: state) {
+      try connection(node) != "Connected"
     }
   }
 
@@ -180,6 +212,7 @@ final class Cluster {
       && status.devices.allSatisfy { $0.diskState == "UpToDate" }
       && peers.allSatisfy {
         $0.replicationState == "Established" && $0.peerDiskState == "UpToDate"
+          && $0.outOfSync == 0
       }
   }
 
@@ -222,10 +255,9 @@ let slowMachine = "ping-timeout 300; timeout 90; ko-count 7;"
 
 /// Makes a cluster, brings its volume up, runs the test and takes everything away.
 func withCluster(
-  sizeMiB: Int = 64, net: String = slowMachine, disk: String = "",
-  _ test: (Cluster) throws -> Void
+  _ options: ClusterOptions = ClusterOptions(), _ test: (Cluster) throws -> Void
 ) throws {
-  let cluster = try Cluster(sizeMiB: sizeMiB, net: net, disk: disk)
+  let cluster = try Cluster(options)
   defer { cluster.remove() }
   do {
     try cluster.bringUp()
@@ -245,7 +277,9 @@ private struct Status: Decodable {
   struct PeerDevice: Decodable {
     let replicationState: String
     let peerDiskState: String
+    let outOfSync: Int
     enum CodingKeys: String, CodingKey {
+      case outOfSync = "out-of-sync"
       case replicationState = "replication-state"
       case peerDiskState = "peer-disk-state"
     }

@@ -20,7 +20,7 @@ extension Integration {
 }
 
 private func liveThroughPeerLoss(sizeMiB: Int = 128, make: [String], check: [String]) throws {
-  try withCluster(sizeMiB: sizeMiB) { cluster in
+  try withCluster(ClusterOptions(sizeMiB: sizeMiB)) { cluster in
     let disk = try LoopDisk(of: cluster)
     defer { disk.remove() }
     func must(_ arguments: [String]) throws {

@@ -10,7 +10,7 @@ extension Integration {
       .enabled(
         if: Machine.hasGuest || Machine.isCI, "no guest kernel here; run tools/guest/build"))
     func `a guest writes and checks its disk while the peer is killed and returns`() throws {
-      try withCluster(sizeMiB: 256) { cluster in
+      try withCluster(ClusterOptions(sizeMiB: 256)) { cluster in
         let guest = try Guest(of: cluster)
         try guest.wait(for: "ready")
         try guest.obey("format")

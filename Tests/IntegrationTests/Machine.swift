@@ -20,10 +20,16 @@ enum Machine {
   static let hasGuest = FileManager.default.fileExists(
     atPath: package.appending(path: ".build/guest/vmlinuz").path)
 
+  /// Whether a file can be mounted.
+  static let hasLoop = geteuid() == 0 && access("/dev/loop-control", R_OK | W_OK) == 0
+
   /// Whether a loop device can be made on a file that a FUSE client serves.
-  static let hasLoopAndFUSE =
-    geteuid() == 0 && access("/dev/fuse", R_OK | W_OK) == 0
-    && access("/dev/loop-control", R_OK | W_OK) == 0
+  static let hasLoopAndFUSE = hasLoop && access("/dev/fuse", R_OK | W_OK) == 0
+
+  /// Whether network namespaces can be made and packets dropped in them.
+  static let hasNamespaces =
+    geteuid() == 0
+    && (try? run(["unshare", "--net", "nft", "list", "ruleset"]).status) == 0
 
   /// The first of the programs that is not in PATH.
   static func missing(_ programs: [String]) -> String? {
@@ -54,6 +60,15 @@ extension Trait where Self == ConditionTrait {
   /// Skips the test where the kernel or the user's rights do not allow loop devices over FUSE.
   static var needsLoopAndFUSE: Self {
     .enabled(if: Machine.hasLoopAndFUSE, "no right to /dev/fuse and /dev/loop-control here")
+  }
+  /// Skips the test where the kernel or the user's rights do not allow network namespaces.
+  static var needsNamespaces: Self {
+    .enabled(if: Machine.hasNamespaces, "no right to network namespaces and nftables here")
+  }
+
+  /// Skips the test where nothing can be mounted.
+  static var needsLoop: Self {
+    .enabled(if: Machine.hasLoop, "no right to /dev/loop-control here")
   }
 }
 
