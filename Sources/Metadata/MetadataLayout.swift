@@ -99,9 +99,9 @@ public struct MetadataLayout: Equatable, Sendable {
       bitmapSlotBytes: slot)
   }
 
-  /// Bytes of a bitmap for `volumeBytes`, in whole pages: 33 KiB a GiB.
+  /// Bytes of a bitmap for `volumeBytes`, a multiple of 4096, in whole pages: 33 KiB a GiB.
   private static func slotBytes(volumeBytes: UInt64) -> UInt64 {
-    let blocks = (volumeBytes + blockSize - 1) / blockSize
+    let blocks = volumeBytes / blockSize
     let pages = (blocks + BlockBitmap.blocksPerPage - 1) / BlockBitmap.blocksPerPage
     return pages * UInt64(BitmapPage.byteCount)
   }

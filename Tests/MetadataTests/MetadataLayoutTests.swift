@@ -122,6 +122,13 @@ import Testing
     }
   }
 
+  /// Found by fuzzing: rounding up must not overflow, whatever a disk says of its size.
+  @Test func theLargestDiskHasALayout() throws {
+    let layout = try MetadataLayout.internal(deviceBytes: .max, maxPeers: 8)
+    #expect(layout.volumeBytes < .max)
+    #expect(layout.superblockOffsets.1 == UInt64.max / 4096 * 4096 - 4096)
+  }
+
   @Test func externalDiskThatIsTooSmallIsRefused() throws {
     let needed = UInt64(8192 + (1 << 20) + 36_864)
 

@@ -1,0 +1,1 @@
+../../../../Tests/ExportsTests/Bytes.swift
