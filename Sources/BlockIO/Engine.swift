@@ -47,8 +47,8 @@ struct Engine: ~Copyable {
   /// Set when the kernel did not let go: freeing would hand memory to somebody else under its feet.
   var isAbandoned = false
 
-  /// Most completions one turn takes: the rest waits in the kernel's queue. Few, so that the answers
-  /// to the first leave before the last is looked at: a client works on them meanwhile.
+  /// Most completions one turn takes: the rest waits in the kernel's queue. Few, so that the
+  /// answers to the first leave before the last is looked at: a client works on them meanwhile.
   private static var batch: Int { 8 }
 
   var usesRing: Bool { unsafe ring != nil }
