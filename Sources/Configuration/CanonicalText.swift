@@ -17,6 +17,15 @@ extension NetOptions {
     add("ping-int", \.pingIntervalSeconds)
     add("ping-timeout", \.pingTimeoutTenths)
     add("connect-int", \.connectIntervalSeconds)
+    func add(_ name: String, _ value: String, _ normal: String) {
+      if includingDefaults || value != normal { result.append((name, quotedWord(value))) }
+    }
+    add(
+      "after-sb-0pri", afterSplitBrainNoPrimary.rawValue, normal.afterSplitBrainNoPrimary.rawValue)
+    add(
+      "after-sb-1pri", afterSplitBrainOnePrimary.rawValue,
+      normal.afterSplitBrainOnePrimary.rawValue)
+    add("rr-conflict", primaryIsTarget.rawValue, normal.primaryIsTarget.rawValue)
     if let verifyAlgorithm { result.append(("verify-alg", quotedWord(verifyAlgorithm))) }
     if let checksumAlgorithm { result.append(("csums-alg", quotedWord(checksumAlgorithm))) }
     return result
@@ -64,6 +73,7 @@ extension ResourceConfiguration {
     }
     let sections = [
       ("options", options.settings()), ("net", net.settings()), ("disk", disk.settings()),
+      ("handlers", handlers.sorted { $0.key < $1.key }.map { ($0.key, quoted($0.value)) }),
     ]
     for (section, settings) in sections where !settings.isEmpty {
       lines.append("    \(section) {")
@@ -82,7 +92,10 @@ private func padded(_ word: String, _ width: Int) -> String {
 /// The word itself where it needs no quotes.
 private func quotedWord(_ word: String) -> String {
   let needsQuotes = word.isEmpty || word.contains { " \t\r\n{};\"#\\".contains($0) }
-  guard needsQuotes else { return word }
+  return needsQuotes ? quoted(word) : word
+}
+
+private func quoted(_ word: String) -> String {
   let escaped = word.map { "\"\\".contains($0) ? "\\\($0)" : String($0) }.joined()
   return "\"\(escaped)\""
 }

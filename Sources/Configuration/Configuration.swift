@@ -58,6 +58,8 @@ public struct ResourceConfiguration: Equatable, Sendable, Codable {
   public var disk: DiskOptions
   /// `options { }`.
   public var options: ResourceOptions
+  /// `handlers { }`: the command of each handler that is called, by name.
+  public var handlers: [String: String] = [:]
   /// The `on` sections, in the order of the file.
   public var hosts: [HostConfiguration]
   /// The file that defines the resource.

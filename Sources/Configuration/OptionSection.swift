@@ -193,6 +193,7 @@ extension NetOptions {
       try section.number("connect-int", in: 1...120, unit: "seconds") ?? connectIntervalSeconds
     verifyAlgorithm = section.entries["verify-alg"]?.value.text
     checksumAlgorithm = section.entries["csums-alg"]?.value.text
+    try readConflictOptions(section)
     try checkTimeout(section)
   }
 

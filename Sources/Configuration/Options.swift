@@ -30,6 +30,12 @@ public struct NetOptions: Equatable, Sendable, Codable {
   public var verifyAlgorithm: String?
   /// `csums-alg` as written. No effect yet.
   public var checksumAlgorithm: String?
+  /// `after-sb-0pri`.
+  public var afterSplitBrainNoPrimary = AfterSplitBrainNoPrimary.disconnect
+  /// `after-sb-1pri`.
+  public var afterSplitBrainOnePrimary = AfterSplitBrainOnePrimary.disconnect
+  /// `rr-conflict`.
+  public var primaryIsTarget = PrimaryIsTarget.disconnect
 
   /// The defaults.
   public init() {}

@@ -7,6 +7,7 @@ struct CommonSections: Equatable, Sendable {
   var net = OptionSection()
   var disk = OptionSection()
   var options = OptionSection()
+  var handlers = OptionSection()
   /// Where each of the sections was opened first, to refuse a second one.
   private var opened: [String: SourcePosition] = [:]
   /// `protocol` at the level of the resource: 8.3's spelling, still widely used.
@@ -32,7 +33,7 @@ struct CommonSections: Equatable, Sendable {
       case "disk": disk = try Vocabulary.disk.read(block, warnings: &warnings)
       case "options": options = try Vocabulary.options.read(block, warnings: &warnings)
       case "startup": _ = try Vocabulary.startup.read(block, warnings: &warnings)
-      default: _ = try Vocabulary.handlers.read(block, warnings: &warnings)
+      default: handlers = try Vocabulary.handlers.read(block, warnings: &warnings)
       }
       return true
     default:
@@ -240,11 +241,23 @@ struct ResourceSection: Sendable {
     for (host, id) in zip(hosts, ids) {
       configurations.append(try configuration(of: host, id: id, usage: &usage))
     }
-    return ResourceConfiguration(
+    var result = ResourceConfiguration(
       name: name.text, net: try NetOptions(net),
       disk: try DiskOptions(sections.disk.merged(over: common.disk)),
       options: try ResourceOptions(options, hostCount: hosts.count), hosts: configurations,
       file: keyword.position.file, line: keyword.position.line)
+    let handlers = sections.handlers.merged(over: common.handlers)
+    for (name, entry) in handlers.entries { result.handlers[name] = entry.value.text }
+    if case .discardNode(let victim) = result.net.afterSplitBrainNoPrimary,
+      result.host(named: victim) == nil, let entry = net.entries["after-sb-0pri"]
+    {
+      let names = hosts.map { "discard-node-\($0.name.text)" }
+      throw .badValue(
+        keyword: "after-sb-0pri", value: entry.value.text,
+        expected: names.joined(separator: " | "),
+        suggestion: nearestWord(to: entry.value.text, among: names), at: entry.value.position)
+    }
+    return result
   }
 
   private func checkHosts() throws(ConfigurationError) {

@@ -115,7 +115,7 @@ extension Vocabulary {
     section: "net",
     used: [
       "protocol", "timeout", "ko-count", "ping-int", "ping-timeout", "connect-int", "verify-alg",
-      "csums-alg",
+      "csums-alg", "after-sb-0pri", "after-sb-1pri", "rr-conflict",
     ],
     verdicts: netVerdicts,
     notes: [
@@ -124,8 +124,6 @@ extension Vocabulary {
     ])
 
   private static let yesOrNo = ["yes", "no"]
-  private static let automaticSplitBrain =
-    "\(noEffect) yet: a split brain always waits for an operator"
 
   private static let netVerdicts: [String: Verdict] = [
     "cram-hmac-alg": .refused("peers are not authenticated yet; protect the network instead"),
@@ -133,27 +131,11 @@ extension Vocabulary {
     "data-integrity-alg": .refused(notYet),
     "fencing": .refusedUnless(["dont-care"], "fencing is not supported yet"),
     "allow-two-primaries": .refusedUnless(["no"], "two Primaries are not supported yet"),
-    "after-sb-0pri": .warnedUnless(
-      ["disconnect"], automaticSplitBrain,
-      known: [
-        "disconnect", "discard-younger-primary", "discard-older-primary", "discard-zero-changes",
-        "discard-least-changes", "discard-local", "discard-remote", "discard-node-*",
-      ]),
-    "after-sb-1pri": .warnedUnless(
-      ["disconnect"], automaticSplitBrain,
-      known: [
-        "disconnect", "consensus", "violently-as0p", "discard-secondary",
-        "call-pri-lost-after-sb",
-      ]),
-    "after-sb-2pri": .warnedUnless(
-      ["disconnect"], automaticSplitBrain,
-      known: ["disconnect", "violently-as0p", "call-pri-lost-after-sb"]),
-    "always-asbp": .warnedUnless(["no"], automaticSplitBrain, known: yesOrNo),
-    "rr-conflict": .warnedUnless(
-      ["disconnect"], "\(noEffect) yet: the nodes stay disconnected",
-      known: [
-        "disconnect", "retry-connect", "violently", "call-pri-lost", "auto-discard",
-      ]),
+    "after-sb-2pri": .refusedUnless(
+      ["disconnect"], "two Primaries are never overruled: clients have seen both data"),
+    "always-asbp": .warnedUnless(
+      ["no"], "\(noEffect): a policy decides only where the bitmaps cover all that changed",
+      known: yesOrNo),
     "transport": .refusedUnless(["tcp"], "the only transport is tcp"),
     "tls": .refusedUnless(["no"], "connections are not encrypted yet; use a tunnel"),
     "tls-keyring": .refused("connections are not encrypted yet; use a tunnel"),
@@ -247,19 +229,20 @@ extension Vocabulary {
       "become-primary-on": .warning("\(noEffect): use 'ashlaradm primary'"),
     ])
 
-  private static let notCalled = Verdict.warning("\(noEffect) yet: handlers are not called")
+  private static let notCalled = Verdict.warning("\(noEffect): this handler is not called")
 
   static let handlers = Vocabulary(
-    section: "handlers", used: [],
+    section: "handlers",
+    used: [
+      "initial-split-brain", "split-brain", "before-resync-target", "after-resync-target",
+      "pri-lost", "pri-lost-after-sb", "local-io-error", "out-of-sync",
+    ],
     verdicts: [
       "fence-peer": .refused("fencing is not supported yet"),
       "unfence-peer": .refused("fencing is not supported yet"),
       "outdate-peer": .refused("fencing is not supported yet"),
-      "before-resync-target": .refused("handlers are not called yet: no snapshot would be taken"),
-      "before-resync-source": .refused("handlers are not called yet: nothing would stop a resync"),
-      "after-resync-target": notCalled, "initial-split-brain": notCalled,
-      "split-brain": notCalled, "pri-lost-after-sb": notCalled, "pri-lost": notCalled,
-      "pri-on-incon-degr": notCalled, "local-io-error": notCalled, "out-of-sync": notCalled,
-      "quorum-lost": notCalled, "disconnected": notCalled,
+      "before-resync-source": .refused(
+        "it is not called, nothing would stop a resync; use 'before-resync-target'"),
+      "pri-on-incon-degr": notCalled, "quorum-lost": notCalled, "disconnected": notCalled,
     ])
 }

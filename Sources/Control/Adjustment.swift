@@ -56,7 +56,9 @@ public func adjustment(
         .attach, resource: name, volume: volume.number, configuration: wanted))
   }
   if running.disk != wanted.disk { requests.append(request(.diskOptions)) }
-  if running.options != wanted.options { requests.append(request(.resourceOptions)) }
+  if running.options != wanted.options || running.handlers != wanted.handlers {
+    requests.append(request(.resourceOptions))
+  }
   if running.net != wanted.net { requests.append(request(.netOptions)) }
   if mustReconnect || connection == .standAlone { requests.append(request(.connect)) }
   return requests
@@ -74,6 +76,8 @@ public func dryRunLine(_ request: ControlRequest) -> String {
     words.append(request.volume.map { "\(resource)/\($0)" } ?? resource)
   }
   if request.force { words.append("--force") }
+  if request.discardMyData { words.append("--discard-my-data") }
+  if request.tentative { words.append("--tentative") }
   if let configuration = request.configuration {
     words += optionWords(request.command, configuration)
   }

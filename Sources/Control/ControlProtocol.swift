@@ -47,6 +47,10 @@ public struct ControlRequest: Equatable, Sendable, Codable {
   public var volume: UInt16?
   /// `--force`.
   public var force: Bool
+  /// `--discard-my-data`, for `connect`.
+  public var discardMyData = false
+  /// `--tentative`, for `connect`.
+  public var tentative = false
   /// What the file says about the resource, for the commands that change it.
   public var configuration: ResourceConfiguration?
 
@@ -64,10 +68,11 @@ public struct ControlRequest: Equatable, Sendable, Codable {
   }
 
   enum CodingKeys: String, CodingKey {
-    case version, command, resource, volume, force, configuration
+    case version, command, resource, volume, force, configuration, tentative
+    case discardMyData = "discard-my-data"
   }
 
-  /// Reads a request; `force` may be left out.
+  /// Reads a request; flags may be left out.
   public init(from decoder: any Decoder) throws {
     let container = try decoder.container(keyedBy: CodingKeys.self)
     version = try container.decode(Int.self, forKey: .version)
@@ -75,6 +80,8 @@ public struct ControlRequest: Equatable, Sendable, Codable {
     resource = try container.decodeIfPresent(String.self, forKey: .resource)
     volume = try container.decodeIfPresent(UInt16.self, forKey: .volume)
     force = try container.decodeIfPresent(Bool.self, forKey: .force) ?? false
+    discardMyData = try container.decodeIfPresent(Bool.self, forKey: .discardMyData) ?? false
+    tentative = try container.decodeIfPresent(Bool.self, forKey: .tentative) ?? false
     configuration = try container.decodeIfPresent(
       ResourceConfiguration.self, forKey: .configuration)
   }

@@ -87,6 +87,10 @@ public struct DeviceStatus: Equatable, Sendable, Codable {
   public var engine: String?
   /// Ashlar: number and id of the newest generation of the lineage, as `7:1f0c5e...`.
   public var generation: String?
+  /// Ashlar: the history of the data, oldest first.
+  public var lineage: [GenerationStatus]?
+  /// Ashlar: the data was found dirty at attach and has not been compared with the peer's since.
+  public var crashed: Bool?
   /// Ashlar: why the disk is not UpToDate or was refused, in words.
   public var reason: String?
 
@@ -99,7 +103,7 @@ public struct DeviceStatus: Equatable, Sendable, Codable {
 
   enum CodingKeys: String, CodingKey {
     case volume, minor, client, open, quorum, size, read, written, blocked
-    case disk, engine, generation, reason
+    case disk, engine, generation, lineage, crashed, reason
     case diskState = "disk-state"
     case activityLogWrites = "al-writes"
     case bitmapWrites = "bm-writes"
@@ -133,6 +137,10 @@ public struct ConnectionStatus: Equatable, Sendable, Codable {
   public var peerDevices: [PeerDeviceStatus] = []
   /// Ashlar: why the connection is not Connected, in words.
   public var reason: String?
+  /// Ashlar: what the two nodes decided when they last met, in words.
+  public var decision: String?
+  /// Ashlar: the two histories, while a split brain is not resolved.
+  public var splitBrain: SplitBrainStatus?
 
   /// A connection without volumes.
   public init(peerNodeID: Int, name: String, connectionState: ConnectionStateName) {
@@ -142,7 +150,8 @@ public struct ConnectionStatus: Equatable, Sendable, Codable {
   }
 
   enum CodingKeys: String, CodingKey {
-    case name, congested, tls, paths, reason
+    case name, congested, tls, paths, reason, decision
+    case splitBrain = "split-brain"
     case peerNodeID = "peer-node-id"
     case connectionState = "connection-state"
     case peerRole = "peer-role"
@@ -244,6 +253,8 @@ public struct PeerDeviceStatus: Equatable, Sendable, Codable {
   public var resyncWindow1Sectors: UInt64?
   /// Seconds until the resync ends at the present rate.
   public var estimatedSecondsToFinish: UInt64?
+  /// Ashlar: the generation since which changes are counted for this peer.
+  public var base: GenerationStatus?
   /// Ashlar: KiB a second at present.
   public var resyncRate: UInt64?
 
@@ -257,7 +268,7 @@ public struct PeerDeviceStatus: Equatable, Sendable, Codable {
   }
 
   enum CodingKeys: String, CodingKey {
-    case volume, received, sent, pending, unacked, want
+    case volume, received, sent, pending, unacked, want, base
     case replicationState = "replication-state"
     case peerDiskState = "peer-disk-state"
     case peerClient = "peer-client"

@@ -128,10 +128,28 @@ private struct StatusWriter {
       item("congested:", value, connection.congested ? .warning : nil, indent: 6)
     }
     if let reason = connection.reason { item("reason:", quoted(reason), nil, indent: 6) }
+    if options.verbose, let decision = connection.decision {
+      item("decision:", quoted(decision), nil, indent: 6)
+    }
     end()
+    if let split = connection.splitBrain { splitBrain(split) }
     if options.verbose { paths(connection.paths) }
     for device in connection.peerDevices {
       peerDevice(device, isConnected: isConnected, isOnly: isOnly)
+    }
+  }
+
+  private mutating func splitBrain(_ split: SplitBrainStatus) {
+    begin(indent: 4, "split-brain", .bold)
+    item("common-generation:\(split.common?.text ?? "none")", indent: 8)
+    end()
+    for (name, side) in [("local", split.local), ("peer", split.peer)] {
+      begin(indent: 6, name, nil)
+      item("changed:\(side.changed.map(String.init) ?? "unknown")", indent: 8)
+      item("since:\(side.since ?? "unknown")", indent: 8)
+      if let author = side.generations.first?.author { item("by-node:\(author)", indent: 8) }
+      item("generation:\(side.generations.last?.text ?? "none")", indent: 8)
+      end()
     }
   }
 

@@ -59,7 +59,9 @@ extension NodeLoop {
       let token = register(.plain, slot, handler)
       unsafe volume.pointee.beginAttach(token, &reactor)
     case .detach: give(.detach, slot, handler)
-    case .connect: give(.connect, slot, handler)
+    case .connect:
+      let special: Command = request.tentative ? .connectTentatively : .connectDiscarding
+      give(request.tentative || request.discardMyData ? special : .connect, slot, handler)
     case .disconnect: give(.disconnect, slot, handler)
     case .primary:
       unsafe volume.pointee.wantsPrimary = false
@@ -207,7 +209,9 @@ extension NodeLoop {
     var replica = ReplicaOptions(
       node: host.nodeID, resource: configuration.name, peers: peers.map(\.nodeID),
       instance: options.instance)
-    replica.apply(configuration.net)
+    replica.apply(configuration.net, on: options.node)
+    replica.apply(handlers: configuration.handlers)
+    replica.unixSecondsAtZero = unixSeconds() - reactor.now.nanoseconds / 1_000_000_000
     seed = seed &* 6_364_136_223_846_793_005 &+ UInt64(slot) &+ 1
     let memory = UnsafeMutablePointer<Volume>.allocate(capacity: 1)
     unsafe memory.initialize(
@@ -336,6 +340,13 @@ extension NodeLoop {
     }
     for line in failure.reply(name).standardError { options.log(.error, "\(name): \(line)") }
   }
+}
+
+/// Seconds since 1970 by the clock that people read.
+private func unixSeconds() -> UInt64 {
+  var time = timespec()
+  unsafe clock_gettime(CLOCK_REALTIME, &time)
+  return UInt64(max(0, time.tv_sec))
 }
 
 extension ResourceConfiguration {

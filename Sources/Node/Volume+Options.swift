@@ -2,6 +2,7 @@
 import Configuration
 import Control
 import Replication
+import Wire
 
 extension Volume {
   /// Takes over one section of a changed file.
@@ -9,9 +10,12 @@ extension Volume {
     switch command {
     case .netOptions:
       configuration.net = new.net
-      replica.options.apply(new.net)
+      replica.options.apply(new.net, on: host.name)
     case .diskOptions: configuration.disk = new.disk
-    case .resourceOptions: configuration.options = new.options
+    case .resourceOptions:
+      configuration.options = new.options
+      configuration.handlers = new.handlers
+      replica.options.apply(handlers: new.handlers)
     case .status, .show, .up, .down, .attach, .detach, .connect, .disconnect, .primary,
       .secondary, .invalidate:
       preconditionFailure("not a section of options")
@@ -20,12 +24,47 @@ extension Volume {
 }
 
 extension ReplicaOptions {
-  /// Takes the times of a `net` section.
-  mutating func apply(_ net: NetOptions) {
+  /// Takes the times and policies of a `net` section, for the host of that name.
+  mutating func apply(_ net: NetOptions, on host: String) {
     timeoutMs = net.timeoutMilliseconds
     koCount = UInt64(net.koCount)
     pingIntervalMs = net.pingIntervalMilliseconds
     pingTimeoutMs = net.pingTimeoutMilliseconds
     connectIntervalMs = net.connectIntervalMilliseconds
+    policy.noPrimary = net.afterSplitBrainNoPrimary.policy(on: host)
+    policy.onePrimary =
+      switch net.afterSplitBrainOnePrimary {
+      case .disconnect: .disconnect
+      case .consensus: .consensus
+      case .discardSecondary: .discardSecondary
+      case .callPrimaryLost: .callPrimaryLost
+      }
+    policy.primaryIsTarget =
+      switch net.primaryIsTarget {
+      case .disconnect: .disconnect
+      case .retryConnect: .retryConnect
+      case .callPrimaryLost: .callPrimaryLost
+      }
+  }
+
+  /// Takes what the core has to know about handlers.
+  mutating func apply(handlers: [String: String]) {
+    asksBeforeResyncTarget = handlers[HandlerCall.beforeResyncTarget.name] != nil
+  }
+}
+
+extension AfterSplitBrainNoPrimary {
+  /// What it means on the host of that name.
+  fileprivate func policy(on host: String) -> NoPrimaryPolicy {
+    switch self {
+    case .disconnect: .disconnect
+    case .discardYoungerPrimary: .discardYoungerPrimary
+    case .discardOlderPrimary: .discardOlderPrimary
+    case .discardZeroChanges: .discardZeroChanges
+    case .discardLeastChanges: .discardLeastChanges
+    case .discardLocal: .discardLocal
+    case .discardRemote: .discardRemote
+    case .discardNode(let victim): victim == host ? .discardLocal : .discardRemote
+    }
   }
 }

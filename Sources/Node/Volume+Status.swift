@@ -31,6 +31,8 @@ extension Volume {
     if let newest = replica.superblock?.lineage.newest {
       device.generation = "\(newest.number):\(hexadecimal(newest.id))"
     }
+    device.lineage = replica.superblock?.lineage.generations.map(\.status)
+    if replica.hasCrashed { device.crashed = true }
     device.reason = diskReason
     return device
   }
@@ -59,6 +61,12 @@ extension Volume {
     if state.connection != .connected, state.reason != .none {
       connection.reason = state.reason.text
     }
+    if let meeting = replica.lastMeeting(withPeer: slot) {
+      connection.decision = meeting.decision.text
+      if state.connection != .connected, meeting.isUnresolved {
+        connection.splitBrain = meeting.status
+      }
+    }
     connection.paths = [
       PathStatus(
         thisHost: endpoint(host.address), remoteHost: endpoint(peer.address),
@@ -71,6 +79,7 @@ extension Volume {
     device.sent = counters.sentBytes / 1024
     device.outOfSync = state.blocksOutOfSync * blockSize / 1024
     device.pending = UInt64(state.outstanding)
+    device.base = state.base?.status
     addSyncDetails(&device, state, now)
     connection.peerDevices = [device]
     return connection
@@ -102,6 +111,31 @@ extension Volume {
   private func endpoint(_ address: PeerAddress) -> PathStatus.Endpoint {
     PathStatus.Endpoint(
       address: address.host, port: Int(address.port), family: address.family)
+  }
+}
+
+extension Generation {
+  var status: GenerationStatus {
+    GenerationStatus(
+      number: number, id: hexadecimal(id), author: Int(author.value), began: isoTime(beganAt))
+  }
+}
+
+extension Meeting {
+  /// The two histories, for people.
+  var status: SplitBrainStatus {
+    SplitBrainStatus(
+      common: ancestor?.status, local: side(mine), peer: side(theirs),
+      bitmapsCover: bitmapsCover)
+  }
+
+  private func side(_ report: StateReport) -> SideHistoryStatus {
+    let alone =
+      ancestor.map { report.lineage.generations(after: $0) } ?? report.lineage.generations[...]
+    return SideHistoryStatus(
+      generations: alone.map(\.status),
+      changed: bitmapsCover ? report.outOfSyncBlocks * blockSize / 1024 : nil,
+      role: report.role.statusName, disk: report.disk.statusName)
   }
 }
 

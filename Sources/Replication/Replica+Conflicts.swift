@@ -14,6 +14,10 @@ public struct Meeting: Equatable, Sendable {
 
   /// The newest generation that both have.
   public var ancestor: Generation? { mine.lineage.commonAncestor(theirs.lineage) }
+  /// Whether the set bits of both sides are all that differs.
+  public var bitmapsCover: Bool { SyncExtent.covers(mine, theirs) }
+  /// Whether both wrote without each other and nobody has decided whose data counts.
+  public var isUnresolved: Bool { decision.reason.isSplitBrain }
 }
 
 /// Why the handler of a name is to be run.

@@ -43,6 +43,9 @@ extension Replica {
   /// Requests of clients that are under way or wait.
   public var clientRequestCount: Int { clientRequests }
 
+  /// Whether it was found dirty at attach and has not been compared with a peer since.
+  public var hasCrashed: Bool { crashed }
+
   /// Whether a command is under way: another one would be refused as transient.
   public var hasCommand: Bool { command != nil }
 

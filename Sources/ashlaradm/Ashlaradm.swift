@@ -17,7 +17,8 @@ struct Ashlaradm: ParsableCommand {
     subcommands: [
       Up.self, Down.self, Attach.self, Detach.self, Connect.self, Disconnect.self, Primary.self,
       Secondary.self, Invalidate.self, Adjust.self, Status.self, Role.self, ConnectionState.self,
-      DiskState.self, WaitConnect.self, WaitSync.self, Proc.self, Dump.self, CreateMetadata.self,
+      DiskState.self, GetGenerations.self, ShowGenerations.self, SplitBrain.self,
+      WaitConnect.self, WaitSync.self, Proc.self, Dump.self, CreateMetadata.self,
       DumpMetadata.self, ShowDevice.self, ShowResources.self,
     ])
 

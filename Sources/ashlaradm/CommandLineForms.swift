@@ -20,7 +20,8 @@ private let optionsWithValue: Set<String> = [
 
 /// Flags that DRBD lets carry `=yes` or `=no`.
 private let flagsWithValue: Set<String> = [
-  "--force", "--overwrite-data-of-peer", "--verbose", "--statistics", "--json",
+  "--force", "--overwrite-data-of-peer", "--discard-my-data", "--tentative", "--verbose",
+  "--statistics", "--json",
 ]
 
 /// Puts the command first. Words that are no command and no option must not precede it.

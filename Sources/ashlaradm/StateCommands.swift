@@ -3,6 +3,7 @@
 import ArgumentParser
 import Configuration
 import Control
+import Glibc
 
 /// A command that asks the daemon the same thing for each resource named.
 protocol StateCommand: ParsableCommand {
@@ -94,13 +95,67 @@ struct Detach: StateCommand {
   @Argument(help: resourcesHelp) var resources: [String] = []
 }
 
-struct Connect: StateCommand {
+struct Connect: ParsableCommand {
   static let configuration = CommandConfiguration(
-    commandName: "connect", abstract: "Start to connect to the peer.")
-  static let command = ControlCommand.connect
-  static let sendsConfiguration = true
+    commandName: "connect", abstract: "Start to connect to the peer.",
+    discussion: """
+      After a split brain both nodes stand alone. Decide whose data counts, make the other node \
+      Secondary, run 'ashlaradm connect --discard-my-data' there and 'ashlaradm connect' on the \
+      survivor; 'ashlaradm split-brain' shows what each side wrote.
+      """)
   @OptionGroup var common: CommonOptions
+  @Flag(
+    help: "Give up what this node wrote without its peer, if both did. Refused on a Primary.")
+  var discardMyData = false
+  @Flag(help: "Print what the two nodes would do, change nothing and stand alone again.")
+  var tentative = false
   @Argument(help: resourcesHelp) var resources: [String] = []
+
+  mutating func validate() throws {
+    if resources.isEmpty { throw ValidationError("No resource names specified") }
+    if discardMyData && tentative {
+      throw ValidationError("--discard-my-data and --tentative exclude each other")
+    }
+  }
+
+  mutating func run() throws {
+    let session = try Session(common)
+    let configuration = try session.configuration(showsWarnings: true)
+    try forEach(try session.targets(resources, in: configuration)) {
+      target throws(CommandFailure) in
+      var request = ControlRequest(
+        .connect, resource: target.resource.name, volume: target.volume,
+        configuration: target.resource)
+      request.discardMyData = discardMyData
+      request.tentative = tentative
+      let exitCode = try session.perform(request)
+      guard tentative, exitCode == 0, !session.dryRun else { return exitCode }
+      return try showDecision(target.resource.name, session)
+    }
+  }
+
+  /// Waits until the two have met, and prints what they would do.
+  private func showDecision(
+    _ name: String, _ session: Session
+  ) throws(CommandFailure) -> Int32 {
+    let start = monotonicSeconds()
+    var last = "the peer was not reached"
+    while monotonicSeconds() - start < Self.patienceSeconds {
+      let status = try session.status().first { $0.name == name }
+      guard let connection = status?.connections.first else { break }
+      if connection.connectionState == .standAlone {
+        printOutput("\(name): \(connection.decision ?? connection.reason ?? "no decision")")
+        return connection.decision == nil ? ExitStatus.timeout : 0
+      }
+      if let reason = connection.reason { last = reason }
+      usleep(100_000)
+    }
+    _ = try session.send(ControlRequest(.disconnect, resource: name))
+    throw CommandFailure(ExitStatus.timeout, "\(name): \(last)")
+  }
+
+  /// Longer than two nodes take from dialing to a decision.
+  private static let patienceSeconds = 15.0
 }
 
 struct Disconnect: StateCommand {

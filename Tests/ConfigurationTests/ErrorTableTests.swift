@@ -113,6 +113,21 @@ private let valueErrors = [
   BadFile(
     "no flag", oldStyle(2, "  net { always-asbp maybe; }"), at: "2:21", "expected yes | no"),
   BadFile(
+    "overrules a Primary", oldStyle(2, "  net { after-sb-1pri violently-as0p; }"), at: "2:23",
+    "overwrites data under a running Primary"),
+  BadFile(
+    "overrules two Primaries", oldStyle(2, "  net { after-sb-2pri violently-as0p; }"), at: "2:9",
+    "two Primaries are never overruled"),
+  BadFile(
+    "resync over a Primary", oldStyle(2, "  net { rr-conflict violently; }"), at: "2:21",
+    "demote it first"),
+  BadFile(
+    "unknown victim", oldStyle(2, "  net { after-sb-0pri discard-node-nobody; }"), at: "2:23",
+    "expected discard-node-"),
+  BadFile(
+    "handler that would promise", oldStyle(2, "  handlers { before-resync-source x; }"), at: "2:14",
+    "use 'before-resync-target'"),
+  BadFile(
     "nameless node", oldStyle(2, "  net { after-sb-0pri discard-node-; }"), at: "2:23",
     "is not valid"),
   BadFile(

@@ -51,7 +51,8 @@ import Testing
       try lines(wanted, resource(), syncedResource()) == [
         "ashlard resource-options r0 --size=2 --min-size=2",
         "ashlard net-options r0 --protocol=C --timeout=60 --ko-count=7 --ping-int=5 "
-          + "--ping-timeout=5 --connect-int=10",
+          + "--ping-timeout=5 --connect-int=10 --after-sb-0pri=disconnect "
+          + "--after-sb-1pri=disconnect --rr-conflict=disconnect",
       ])
   }
 

@@ -1,0 +1,130 @@
+/// Split brain on real daemons: found on both sides, explained, and ended by the administrator's
+/// recipe from the DRBD world, word for word.
+import Foundation
+import Glibc
+import Testing
+
+extension Integration {
+  @Suite struct SplitBrains {
+    /// One command: how it ends and a part of what it says.
+    private func expect(
+      _ cluster: Cluster, _ node: ClusterNode, _ command: String, _ status: Int32,
+      _ words: String = "", sourceLocation: SourceLocation = #_sourceLocation
+    ) throws {
+      let arguments = command.split(separator: " ").map(String.init)
+      let output = try cluster.ask(node, arguments)
+      #expect(output.status == status, "\(output)", sourceLocation: sourceLocation)
+      #expect(
+        words.isEmpty || output.text.contains(words), "\(output)", sourceLocation: sourceLocation)
+    }
+
+    private func waitFor(
+      _ cluster: Cluster, _ node: ClusterNode, _ command: String, toSay words: String
+    ) throws {
+      let arguments = command.split(separator: " ").map(String.init)
+      try waitUntil("\(node.name): \(command): \(words)", seconds: 20, explanation: cluster.state) {
+        try cluster.ask(node, arguments).text.contains(words)
+      }
+    }
+
+    /// Both are Primary and have written without each other; neither knows it yet.
+    private func part(_ cluster: Cluster) throws {
+      let (alpha, beta) = (cluster.alpha, cluster.beta)
+      alpha.daemon?.signal(SIGSTOP)
+      defer { alpha.daemon?.signal(SIGCONT) }
+      try waitFor(cluster, beta, "cstate r0", toSay: "WFConnection")
+      try expect(cluster, beta, "disconnect r0", 0)
+      try expect(cluster, beta, "primary r0", 0)
+      try scriptNBD(cluster.uri(beta), "h.pwrite(b'b' * 2097152, 524288); h.flush()")
+      alpha.daemon?.signal(SIGCONT)
+      try waitFor(cluster, alpha, "cstate r0", toSay: "WFConnection")
+      try scriptNBD(cluster.uri(alpha), "h.pwrite(b'a' * 1048576, 0); h.flush()")
+    }
+
+    private static let isAlphas =
+      "assert h.pread(1048576, 0) == b'a' * 1048576; assert h.pread(1048576, 1048576) == bytes(1048576)"
+    private static let isBetas =
+      "assert h.pread(524288, 0) == bytes(524288); assert h.pread(2097152, 524288) == b'b' * 2097152"
+
+    @Test(.needsPythonNBD, .needs("cmp"))
+    func `B01 a split brain is found by both and ended by the recipe of DRBD`() throws {
+      try withCluster(net: "ping-int 1;") { cluster in
+        let (alpha, beta) = (cluster.alpha, cluster.beta)
+        try part(cluster)
+        try expect(cluster, beta, "connect r0", 0)
+        for node in cluster.nodes {
+          try waitFor(cluster, node, "cstate r0", toSay: "StandAlone")
+          try expect(cluster, node, "status r0", 0, "Split-Brain detected but unresolved")
+          try expect(cluster, node, "status --json r0", 0, "\"split-brain\"")
+          try expect(cluster, node, "split-brain r0", 0, "both were the same at")
+        }
+        try expect(cluster, alpha, "split-brain r0", 0, "1024 KiB in blocks that changed")
+        try expect(cluster, alpha, "split-brain r0", 0, "2048 KiB in blocks that changed")
+        try scriptNBD(cluster.uri(alpha), Self.isAlphas)
+        try scriptNBD(cluster.uri(beta), Self.isBetas)
+
+        // Another plain connect finds the split brain again.
+        for node in cluster.nodes { try expect(cluster, node, "connect r0", 0) }
+        for node in cluster.nodes { try waitFor(cluster, node, "cstate r0", toSay: "StandAlone") }
+
+        for node in cluster.nodes { try expect(cluster, node, "disconnect r0", 0) }
+        let holder = try BackgroundProcess(
+          ["nbdsh", "-u", cluster.uri(beta), "-c", "import time; time.sleep(600)"],
+          log: cluster.directory.appending(path: "holder.log"))
+        try waitFor(cluster, beta, "status --verbose r0", toSay: "open:yes")
+        try expect(
+          cluster, beta, "secondary r0", 11,
+          "State change failed: (-12) Device is held open by someone")
+        holder.kill()
+        try waitFor(cluster, beta, "status --verbose r0", toSay: "open:no")
+        try expect(
+          cluster, beta, "connect --discard-my-data r0", 10,
+          "Failure: (123) --discard-my-data not allowed when primary.")
+        try expect(cluster, beta, "secondary r0", 0)
+        try expect(cluster, beta, "-- --discard-my-data connect r0", 0)
+        try expect(cluster, beta, "cstate r0", 0, "WFConnection")
+        try expect(cluster, alpha, "connect r0", 0)
+        try cluster.waitForSync()
+
+        #expect(beta.daemon?.text.contains("-> SyncTarget )") == true)
+        try expect(cluster, alpha, "proc", 0, "ro:Primary/Secondary ds:UpToDate/UpToDate")
+        try cluster.expectIdenticalDisks()
+        try expect(cluster, alpha, "secondary r0", 0)
+        try expect(cluster, beta, "primary r0", 0)
+        try scriptNBD(cluster.uri(beta), Self.isAlphas)
+      }
+    }
+
+    @Test(.needsPythonNBD)
+    func `R24 a tentative connection tells the decision and changes nothing`() throws {
+      try withCluster(net: "ping-int 1;") { cluster in
+        let (alpha, beta) = (cluster.alpha, cluster.beta)
+        try expect(cluster, beta, "disconnect r0", 0)
+        try scriptNBD(cluster.uri(alpha), "h.pwrite(b'a' * 1048576, 0); h.flush()")
+        let before = try cluster.tell(beta, "get-gi", "r0")
+        try expect(
+          cluster, beta, "connect --tentative r0", 0,
+          "r0: Sync from peer node, the blocks that differ (one side went on alone)")
+        try expect(cluster, beta, "cstate r0", 0, "StandAlone")
+        #expect(try cluster.tell(beta, "get-gi", "r0") == before)
+        try expect(cluster, beta, "connect r0", 0)
+        try cluster.waitForSync()
+        try cluster.expectIdenticalDisks()
+      }
+    }
+
+    @Test(.needsPythonNBD)
+    func `B05 a policy that both nodes have ends a split brain by itself`() throws {
+      try withCluster(net: "ping-int 1; after-sb-1pri discard-secondary;") { cluster in
+        let (alpha, beta) = (cluster.alpha, cluster.beta)
+        try part(cluster)
+        try expect(cluster, beta, "secondary r0", 0)
+        try expect(cluster, beta, "connect r0", 0)
+        try cluster.waitForSync()
+        try expect(cluster, beta, "status --verbose r0", 0, "an after-sb policy discards")
+        try scriptNBD(cluster.uri(alpha), Self.isAlphas)
+        try cluster.expectIdenticalDisks()
+      }
+    }
+  }
+}
