@@ -91,6 +91,7 @@ extension Replica {
     peers[slot].decision = decision
     become(slot, peerRole: theirs.role)
     guard decision.action != .refuse, let connection = peers[slot].connection else {
+      peers[slot].refusedConnection = peers[slot].connection
       if let connection = peers[slot].connection, decision.reason.isPermanent {
         var header = MessageHeader(.reject)
         header.length = UInt64(decision.reason.rawValue)
@@ -189,6 +190,23 @@ extension Replica {
     }
   }
 
+  /// Our report on a connection that was refused because of it.
+  private func encodeRefused(
+    _ message: ControlMessage, _ connection: ConnectionID,
+    _ body: UnsafeMutableRawBufferPointer, _ bytes: UnsafeMutableRawBufferPointer
+  ) -> Int {
+    guard case .state = message else { return 0 }
+    for slot in 0..<peers.count where peers[slot].refusedConnection == connection {
+      guard let report = meetings[slot]?.mine else { return 0 }
+      var header = MessageHeader(.state)
+      let payload = report.encode(into: body)
+      header.payloadBytes = UInt32(payload)
+      header.encode(into: bytes)
+      return MessageHeader.byteCount + payload
+    }
+    return 0
+  }
+
   /// The bytes of a handshake message, header and payload; returns their count. 0 when the
   /// connection was given up in the same step: nothing is to be sent.
   ///
@@ -200,7 +218,9 @@ extension Replica {
   ) -> Int {
     let body = unsafe UnsafeMutableRawBufferPointer(
       rebasing: bytes[MessageHeader.byteCount...])
-    guard let slot = slot(of: connection) else { return 0 }
+    guard let slot = slot(of: connection) else {
+      return unsafe encodeRefused(message, connection, body, bytes)
+    }
     var header: MessageHeader
     let payload: Int
     switch message {

@@ -33,7 +33,7 @@ func commonForm(
   while index < arguments.count {
     let word = arguments[index]
     index += 1
-    if word == "--" && before.allSatisfy({ $0.hasPrefix("-") }) { continue }
+    if word == "--" { continue }
     if word.hasPrefix("-") && word != "-" {
       before.append(word)
       if optionsWithValue.contains(word), index < arguments.count {

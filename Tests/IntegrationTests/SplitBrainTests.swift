@@ -48,7 +48,7 @@ extension Integration {
 
     @Test(.needsPythonNBD, .needs("cmp"))
     func `B01 a split brain is found by both and ended by the recipe of DRBD`() throws {
-      try withCluster(net: "ping-int 1;") { cluster in
+      try withCluster(ClusterOptions(net: "ping-int 1;")) { cluster in
         let (alpha, beta) = (cluster.alpha, cluster.beta)
         try part(cluster)
         try expect(cluster, beta, "connect r0", 0)
@@ -69,7 +69,10 @@ extension Integration {
 
         for node in cluster.nodes { try expect(cluster, node, "disconnect r0", 0) }
         let holder = try BackgroundProcess(
-          ["nbdsh", "-u", cluster.uri(beta), "-c", "import time; time.sleep(600)"],
+          [
+            "/usr/bin/python3", "-m", "nbd", "-u", cluster.uri(beta), "-c",
+            "import time; time.sleep(600)",
+          ],
           log: cluster.directory.appending(path: "holder.log"))
         try waitFor(cluster, beta, "status --verbose r0", toSay: "open:yes")
         try expect(
@@ -97,7 +100,7 @@ extension Integration {
 
     @Test(.needsPythonNBD)
     func `R24 a tentative connection tells the decision and changes nothing`() throws {
-      try withCluster(net: "ping-int 1;") { cluster in
+      try withCluster(ClusterOptions(net: "ping-int 1;")) { cluster in
         let (alpha, beta) = (cluster.alpha, cluster.beta)
         try expect(cluster, beta, "disconnect r0", 0)
         try scriptNBD(cluster.uri(alpha), "h.pwrite(b'a' * 1048576, 0); h.flush()")
@@ -115,7 +118,8 @@ extension Integration {
 
     @Test(.needsPythonNBD)
     func `B05 a policy that both nodes have ends a split brain by itself`() throws {
-      try withCluster(net: "ping-int 1; after-sb-1pri discard-secondary;") { cluster in
+      try withCluster(ClusterOptions(net: "ping-int 1; after-sb-1pri discard-secondary;")) {
+        cluster in
         let (alpha, beta) = (cluster.alpha, cluster.beta)
         try part(cluster)
         try expect(cluster, beta, "secondary r0", 0)
