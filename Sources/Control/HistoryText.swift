@@ -1,8 +1,8 @@
 /// Histories in words and numbers: `get-gi`, `show-gi` and `split-brain`.
 
 /// The line of `get-gi`, in the form of DRBD 8.4: current generation, base of the bitmap, two older
-/// generations, and seven flags: consistent, up to date, Primary, connected, full resync needed, peer
-/// outdated or inconsistent, crashed.
+/// generations, and seven flags: consistent, up to date, Primary, connected, full resync needed,
+/// peer outdated or inconsistent, crashed.
 public func generationLine(_ resource: ResourceStatus, _ device: DeviceStatus) -> String {
   let ids = (device.lineage ?? []).reversed().map(\.id)
   let none = String(repeating: "0", count: 16)

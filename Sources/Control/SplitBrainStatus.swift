@@ -1,5 +1,5 @@
-/// What a node reports about histories: the generations of a disk and, after a split brain, what each
-/// side wrote since when. All of it is Ashlar's own; DRBD shows ids only.
+/// What a node reports about histories: the generations of a disk and, after a split brain, what
+/// each side wrote since when. All of it is Ashlar's own; DRBD shows ids only.
 
 /// One generation of data.
 public struct GenerationStatus: Equatable, Sendable, Codable {

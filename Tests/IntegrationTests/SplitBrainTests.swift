@@ -42,9 +42,11 @@ extension Integration {
     }
 
     private static let isAlphas =
-      "assert h.pread(1048576, 0) == b'a' * 1048576; assert h.pread(1048576, 1048576) == bytes(1048576)"
+      "assert h.pread(1048576, 0) == b'a' * 1048576; "
+      + "assert h.pread(1048576, 1048576) == bytes(1048576)"
     private static let isBetas =
-      "assert h.pread(524288, 0) == bytes(524288); assert h.pread(2097152, 524288) == b'b' * 2097152"
+      "assert h.pread(524288, 0) == bytes(524288); "
+      + "assert h.pread(2097152, 524288) == b'b' * 2097152"
 
     @Test(.needsPythonNBD, .needs("cmp"))
     func `B01 a split brain is found by both and ended by the recipe of DRBD`() throws {
