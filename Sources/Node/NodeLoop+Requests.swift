@@ -14,6 +14,8 @@ extension NodeLoop {
     case .request(let request, let handler): handle(request, handler)
     case .restore(let request, let wantsPrimary, let handler):
       up(request, handler, wantsPrimary: wantsPrimary)
+    case .resyncAllowed(let resource, let peer, let isAllowed):
+      resyncAllowed(resource, peer, isAllowed)
     case .terminate(let handler): terminate(handler)
     }
   }

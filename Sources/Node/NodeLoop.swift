@@ -20,6 +20,8 @@ struct NodeOptions: Sendable {
   var instance: UInt64
   /// Takes one log line, on the reactor's thread.
   var log: @Sendable (LogSeverity, String) -> Void
+  /// Takes a handler to run, on the reactor's thread.
+  var runHandler: @Sendable (HandlerJob) -> Void
 }
 
 /// How bad it is.
@@ -169,7 +171,9 @@ struct NodeLoop: ~Copyable {
     unsafe volume.pointee.reports.removeAll(keepingCapacity: true)
     for report in reports {
       switch report {
-      case .note(let note): log(slot, note)
+      case .note(let note):
+        log(slot, note)
+        callHandlers(slot, note)
       case .warning(let text):
         options.log(.warning, "\(unsafe volume.pointee.configuration.name): \(text)")
       case .reply(let token, let result): resolve(token, result)

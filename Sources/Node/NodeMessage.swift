@@ -10,6 +10,8 @@ enum NodeMessage: Sendable {
   case request(ControlRequest, ReplyHandler)
   /// The program starts: bring the resource up, and make it Primary again when that is safe.
   case restore(ControlRequest, wantsPrimary: Bool, ReplyHandler)
+  /// The handler `before-resync-target` ended.
+  case resyncAllowed(resource: String, peer: Int, Bool)
   /// Clean end of the program.
   case terminate(ReplyHandler)
 }

@@ -38,6 +38,7 @@ public final class NodeService: Sendable {
   private let state: StateKeeper
   private let lock: Int32
   private let log: LogQueue
+  private let handlers: HandlerRunner
   /// Which engine carries I/O and, where it was not the first choice, why.
   public let engineDescription: String
 
@@ -53,9 +54,12 @@ public final class NodeService: Sendable {
     group = MultiThreadedEventLoopGroup(numberOfThreads: 1)
     let log = LogQueue(logger: logger)
     self.log = log
+    let handlers = HandlerRunner { severity, line in log.write(severity, line) }
+    self.handlers = handlers
     let options = NodeOptions(
       node: node, paths: paths, engine: engine, instance: UInt64.random(in: 1 ... .max),
-      log: { severity, line in log.write(severity, line) })
+      log: { severity, line in log.write(severity, line) },
+      runHandler: { job in handlers.run(job) })
     let started = StartedLoop()
     let thread = Thread {
       Self.runLoop(options, engine, started)
@@ -133,6 +137,7 @@ public final class NodeService: Sendable {
     _ = unsafe unlink(paths.nbdSocket)
     try? group.syncShutdownGracefully()
     state.finishWriting()
+    handlers.finish()
     log.flush()
   }
 

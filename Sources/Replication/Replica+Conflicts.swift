@@ -88,9 +88,11 @@ extension Replica {
     if let handler = decision.reason.handler(role: role) {
       effects.push(.note(.handler(peer: slot, handler)))
     }
-    guard decision.action == .syncTarget, options.asksBeforeResyncTarget,
-      now >= peers[slot].consentUntil
-    else { return decision }
+    guard decision.action == .syncTarget, options.asksBeforeResyncTarget else { return decision }
+    // It counts for one resync.
+    let isAllowed = now < peers[slot].consentUntil
+    peers[slot].consentUntil = Instant(nanoseconds: 0)
+    guard !isAllowed else { return decision }
     effects.push(.note(.handler(peer: slot, .beforeResyncTarget)))
     return Decision(.refuse, decision.rule, .handlerRuns)
   }

@@ -132,5 +132,51 @@ extension Integration {
         try cluster.expectIdenticalDisks()
       }
     }
+
+    @Test(.needsPythonNBD)
+    func `handlers are called with DRBDs names and environment and may stop a resync`() throws {
+      let directory = URL(filePath: "/var/tmp/ashlar-handlers-\(UUID().uuidString.prefix(8))")
+      try FileManager.default.createDirectory(at: directory, withIntermediateDirectories: true)
+      defer { try? FileManager.default.removeItem(at: directory) }
+      let log = directory.appending(path: "log")
+      let stop = directory.appending(path: "stop")
+      let names = [
+        "initial-split-brain", "split-brain", "before-resync-target", "after-resync-target",
+      ]
+      let handlers = names.map { name in
+        let words = "\(name) $DRBD_RESOURCE/$DRBD_VOLUME $DRBD_PEER $DRBD_MY_NODE_ID"
+        return "\(name) \"echo \(words) >> \(log.path); test ! -e \(stop.path)\";"
+      }
+      let net = "ping-int 1; } handlers { \(handlers.joined(separator: " "))"
+      try withCluster(ClusterOptions(net: net)) { cluster in
+        func calls() -> [String] {
+          let text = (try? String(contentsOf: log, encoding: .utf8)) ?? ""
+          return text.split(separator: "\n").map(String.init)
+        }
+        let (alpha, beta) = (cluster.alpha, cluster.beta)
+        try waitUntil("the first resync is over for handlers, too", seconds: 10) {
+          calls() == ["before-resync-target r0/0 alpha 1", "after-resync-target r0/0 alpha 1"]
+        }
+        try expect(cluster, beta, "disconnect r0", 0)
+        try scriptNBD(cluster.uri(alpha), "h.pwrite(b'x' * 4096, 0)")
+        try Data().write(to: stop)
+        try expect(cluster, beta, "connect r0", 0)
+        try waitFor(cluster, beta, "status r0", toSay: "the handler before-resync-target failed")
+        try expect(cluster, beta, "cstate r0", 0, "StandAlone")
+        try FileManager.default.removeItem(at: stop)
+        try expect(cluster, beta, "connect r0", 0)
+        try cluster.waitForSync()
+
+        try part(cluster)
+        try expect(cluster, beta, "connect r0", 0)
+        try waitUntil("both sides call", seconds: 10) {
+          let calls = Set(calls())
+          return calls.isSuperset(of: [
+            "initial-split-brain r0/0 beta 0", "split-brain r0/0 beta 0",
+            "initial-split-brain r0/0 alpha 1", "split-brain r0/0 alpha 1",
+          ])
+        }
+      }
+    }
   }
 }

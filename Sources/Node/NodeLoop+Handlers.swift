@@ -1,0 +1,69 @@
+/// Which handler is called when, and with what in its environment.
+import BlockIO
+import BlockTypes
+import Configuration
+import Control
+import Replication
+import Wire
+
+extension NodeLoop {
+  /// Calls the handlers that a change is about.
+  func callHandlers(_ slot: Int, _ note: Note) {
+    switch note {
+    case .handler(let peer, let call): callHandler(slot, peer, call)
+    case .disk(_, .failed): callHandler(slot, 0, .localIOError)
+    case .replication(let peer, .syncTarget, .established):
+      callHandler(slot, peer, .afterResyncTarget)
+    case .role, .disk, .connection, .replication, .peerDisk, .peerRole, .decision,
+      .newGeneration, .resyncDone, .diskError, .protocolError:
+      break
+    }
+  }
+
+  private func callHandler(_ slot: Int, _ peer: Int, _ call: HandlerCall) {
+    guard let volume = unsafe volumes[slot] else { return }
+    let configuration = unsafe volume.pointee.configuration
+    guard let command = configuration.handlers[call.name] else { return }
+    let host = unsafe volume.pointee.host
+    let peerHost = unsafe volume.pointee.peerHosts[peer]
+    let name = configuration.name
+    let mailbox = mailbox
+    options.runHandler(
+      HandlerJob(
+        name: call.name, command: command,
+        environment: handlerEnvironment(configuration, host, peerHost, minor: slot),
+        subject: "\(name) \(peerHost.name)",
+        ended: { status in
+          guard call == .beforeResyncTarget else { return }
+          _ = mailbox.post(.resyncAllowed(resource: name, peer: peer, status == 0))
+        }))
+  }
+
+  private func handlerEnvironment(
+    _ configuration: ResourceConfiguration, _ host: HostConfiguration,
+    _ peer: HostConfiguration, minor: Int
+  ) -> [String: String] {
+    let disk = host.volume(0)?.disk ?? ""
+    var environment = [
+      "DRBD_RESOURCE": configuration.name, "DRBD_CONF": configuration.file,
+      "DRBD_VOLUME": "0", "DRBD_MINOR": "\(minor)", "DRBD_LL_DISK": disk,
+      "DRBD_BACKING_DEV": disk, "DRBD_MY_NODE_ID": "\(host.nodeID.value)",
+      "DRBD_PEER": peer.name, "DRBD_PEERS": peer.name,
+      "DRBD_PEER_NODE_ID": "\(peer.nodeID.value)", "DRBD_PEER_ADDRESS": peer.address.host,
+      "DRBD_PEER_AF": peer.address.family,
+      "ASHLAR_NODE": options.node, "ASHLAR_RUN_DIR": options.paths.runDirectory,
+    ]
+    for host in configuration.hosts {
+      environment["DRBD_NODE_ID_\(host.nodeID.value)"] = host.name
+    }
+    return environment
+  }
+
+  /// The handler `before-resync-target` has ended.
+  mutating func resyncAllowed(_ resource: String, _ peer: Int, _ isAllowed: Bool) {
+    guard let slot = slot(of: resource), let volume = unsafe volumes[slot] else { return }
+    let token = register(.silent, slot) { _ in }
+    unsafe volume.pointee.step(
+      .command(.resyncAllowed(peer: peer, isAllowed), token: token), &reactor, &server)
+  }
+}
