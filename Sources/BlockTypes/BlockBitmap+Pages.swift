@@ -68,14 +68,14 @@ extension BlockBitmap {
   public static let blocksPerPage: UInt64 = 31 * 1024
   /// Bytes of bits in one page on disk.
   public static let pageBitBytes = Int(blocksPerPage / 8)
-  private static let wordsPerPage = Int(blocksPerPage / 64)
+  private var wordsPerPage: Int { Int(pageBlocks / 64) }
 
   /// Pages in all.
   public var pageCount: Int { dirty.count }
 
   /// The pages that describe a range of the volume.
   public func pages(covering range: ByteRange) -> Range<Int> {
-    let pageBytes = Self.blocksPerPage * blockSize
+    let pageBytes = pageBlocks * blockSize
     let end = min(range.end, blockCount * blockSize)
     guard range.start < end else { return 0..<0 }
     return Int(range.start / pageBytes)..<Int((end - 1) / pageBytes) + 1
@@ -110,9 +110,10 @@ extension BlockBitmap {
     writing.insert(page)
     dirty.remove(page)
     stale.remove(page)
-    let first = page * Self.wordsPerPage
-    for index in 0..<Self.wordsPerPage {
-      let word = unsafe first + index < wordCount ? words[first + index] : 0
+    let first = page * wordsPerPage
+    for index in 0..<Self.pageBitBytes / 8 {
+      let isInside = index < wordsPerPage && first + index < wordCount
+      let word = unsafe isInside ? words[first + index] : 0
       unsafe bytes.storeBytes(of: word.littleEndian, toByteOffset: index * 8, as: UInt64.self)
     }
   }
@@ -128,16 +129,17 @@ extension BlockBitmap {
   @safe
   public mutating func loadPage(_ page: Int, from bytes: UnsafeRawBufferPointer) {
     precondition(bytes.count == Self.pageBitBytes, "a page has a fixed number of bits")
-    unsafe merge(bytes, atWord: page * Self.wordsPerPage)
+    let bits = unsafe UnsafeRawBufferPointer(rebasing: bytes[0..<wordsPerPage * 8])
+    unsafe merge(bits, atWord: page * wordsPerPage)
   }
 
   /// Sets every bit of a page whose copy on the disk is damaged or was never written. It is stale,
   /// not dirty: read again, it would say the same.
   public mutating func loadDamagedPage(_ page: Int) {
     precondition(page >= 0 && page < pageCount, "page outside the bitmap")
-    let first = UInt64(page) * Self.blocksPerPage
+    let first = UInt64(page) * pageBlocks
     let wasDirty = dirty.contains(page)
-    setBlocks(first..<min(first + Self.blocksPerPage, blockCount))
+    setBlocks(first..<min(first + pageBlocks, blockCount))
     if !wasDirty { dirty.remove(page) }
     stale.insert(page)
   }
@@ -168,8 +170,8 @@ extension BlockBitmap {
     var word = Int(block.value / 64)
     var done = 0
     while done < bytes.count, word < wordCount {
-      let page = word / Self.wordsPerPage
-      let length = min(bytes.count - done, ((page + 1) * Self.wordsPerPage - word) * 8)
+      let page = word / wordsPerPage
+      let length = min(bytes.count - done, ((page + 1) * wordsPerPage - word) * 8)
       let before = setCount
       unsafe merge(UnsafeRawBufferPointer(rebasing: bytes[done..<done + length]), atWord: word)
       if setCount != before { dirty.insert(page) }

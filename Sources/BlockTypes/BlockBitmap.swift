@@ -12,6 +12,8 @@ public struct BlockBitmap: ~Copyable {
 
   /// Blocks that the bitmap describes.
   public let blockCount: UInt64
+  /// Blocks that one page on disk describes.
+  public let pageBlocks: UInt64
   /// Bits that are set.
   public private(set) var setCount: UInt64 = 0
 
@@ -23,12 +25,16 @@ public struct BlockBitmap: ~Copyable {
   var writing: PageMarks
 
   /// A bitmap for `blockCount` blocks, all clear.
-  public init(blockCount: UInt64) {
+  /// - Parameter pageBlocks: blocks in one page, in whole words; smaller in the simulator, which
+  ///   has small volumes.
+  public init(blockCount: UInt64, pageBlocks: UInt64 = blocksPerPage) {
+    precondition(pageBlocks % 64 == 0 && pageBlocks <= Self.blocksPerPage, "not whole words")
     self.blockCount = blockCount
+    self.pageBlocks = pageBlocks
     wordCount = Int((blockCount + 63) / 64)
     unsafe words = .allocate(capacity: max(wordCount, 1))
     unsafe words.initialize(repeating: 0, count: max(wordCount, 1))
-    let pages = Int((blockCount + Self.blocksPerPage - 1) / Self.blocksPerPage)
+    let pages = Int((blockCount + pageBlocks - 1) / pageBlocks)
     dirty = PageMarks(count: pages)
     stale = PageMarks(count: pages)
     writing = PageMarks(count: pages)
@@ -74,8 +80,8 @@ public struct BlockBitmap: ~Copyable {
     precondition(blocks.upperBound <= blockCount, "blocks outside the bitmap")
     var lower = blocks.lowerBound
     while lower < blocks.upperBound {
-      let page = lower / Self.blocksPerPage
-      let upper = min(blocks.upperBound, (page + 1) * Self.blocksPerPage)
+      let page = lower / pageBlocks
+      let upper = min(blocks.upperBound, (page + 1) * pageBlocks)
       let before = setCount
       change(lower..<upper) { word, mask in word | mask }
       if setCount != before { dirty.insert(Int(page)) }
@@ -88,8 +94,8 @@ public struct BlockBitmap: ~Copyable {
     precondition(blocks.upperBound <= blockCount, "blocks outside the bitmap")
     var lower = blocks.lowerBound
     while lower < blocks.upperBound {
-      let page = lower / Self.blocksPerPage
-      let upper = min(blocks.upperBound, (page + 1) * Self.blocksPerPage)
+      let page = lower / pageBlocks
+      let upper = min(blocks.upperBound, (page + 1) * pageBlocks)
       let before = setCount
       change(lower..<upper) { word, mask in word & ~mask }
       if setCount != before { stale.insert(Int(page)) }

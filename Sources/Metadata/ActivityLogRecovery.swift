@@ -109,12 +109,22 @@ struct RingReader {
     }
   }
 
+  private static func isZero(_ bytes: UnsafeRawBufferPointer) -> Bool {
+    var offset = 0
+    while offset < bytes.count {
+      let word = unsafe bytes.loadUnaligned(fromByteOffset: offset, as: UInt64.self)
+      guard word == 0 else { return false }
+      offset += 8
+    }
+    return true
+  }
+
   /// What the sector at `position` is, its entries not looked at.
   private func sector(_ position: Int) -> ActivityLogSector {
     let start = position * ActivityLog.sectorBytes
     let bytes = unsafe UnsafeRawBufferPointer(
       rebasing: ring[start..<start + ActivityLog.sectorBytes])
-    if unsafe bytes.allSatisfy({ $0 == 0 }) { return .old }
+    if unsafe Self.isZero(bytes) { return .old }
     let crc: UInt32 = unsafe bytes.bigEndian(at: 0)
     guard unsafe crc == ActivityLogSector.checksum(bytes, 0) else {
       return .damaged(.badSector(position))

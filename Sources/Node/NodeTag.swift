@@ -18,6 +18,12 @@ enum TagKind: UInt8 {
   case peerStream = 0x14
   case accept = 0x15
   case connect = 0x16
+  /// The second copy of a superblock.
+  case mirrorWrite = 0x17
+  case bitmapPageWrite = 0x18
+  case activityLogWrite = 0x19
+  /// A piece of the activity log or of a bitmap, while a disk is attached.
+  case metadataRead = 0x1A
 }
 
 struct NodeTag: BitwiseCopyable {

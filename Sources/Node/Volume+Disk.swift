@@ -1,4 +1,5 @@
-/// The backing disk of a volume: opening, reading and writing the superblock, letting go.
+/// The backing disk of a volume: opening, reading the superblock, letting go. What else is read and
+/// written of the metadata is in `Volume+Metadata.swift`.
 import BlockIO
 import BlockTypes
 import Configuration
@@ -16,9 +17,21 @@ struct AttachedDisk {
   var layout: MetadataLayout
   /// Two 4 KiB buffers: the copies while they are read, then the one that is written.
   let copies: (BufferID, BufferID)
+  /// `Replica.pageWriteLimit` pages of bitmaps on their way to the disk.
+  let pages: BufferID
+  /// A transaction of the activity log.
+  let transaction: BufferID
+  /// A piece of the metadata while it is read; `nil` when all was read.
+  var piece: BufferID?
+  var loading = MetadataLoading()
   var sequence: UInt64 = 0
   /// The copy that the next write goes to.
   var nextCopy = 0
+  var isWritingCopy = false
+  /// The core waits for its superblock, which waits for the second copy of the one before.
+  var wantsSuperblock = false
+  /// One copy was written, the other one is older.
+  var wantsMirror = false
   var readsLeft = 2
   var readError: Int32 = 0
   /// The attach command that waits.
@@ -88,17 +101,22 @@ extension Volume {
     } catch {
       throw OpenError(failure: .cannotOpen("\(volume.disk): \(error)"))
     }
-    let size = UInt32(Superblock.byteCount)
-    guard let first = reactor.allocate(size) else {
-      throw OpenError(failure: .cannotOpen("no buffer is free; try again"))
-    }
-    guard let second = reactor.allocate(size) else {
-      reactor.release(first)
-      throw OpenError(failure: .cannotOpen("no buffer is free; try again"))
+    let sizes = [
+      Superblock.byteCount, Superblock.byteCount, Replica.pageWriteLimit * BitmapPage.byteCount,
+      ActivityLog.transactionBytes, MetadataLoading.pieceBytes,
+    ]
+    var buffers: [BufferID] = []
+    for size in sizes {
+      guard let buffer = reactor.allocate(UInt32(size)) else {
+        for buffer in buffers { reactor.release(buffer) }
+        throw OpenError(failure: .cannotOpen("no buffer is free; try again"))
+      }
+      buffers.append(buffer)
     }
     return AttachedDisk(
       dataDescriptor: descriptor, metadataDescriptor: metadataDescriptor, placement: placement,
-      layout: layout, copies: (first, second), token: token)
+      layout: layout, copies: (buffers[0], buffers[1]), pages: buffers[2], transaction: buffers[3],
+      piece: buffers[4], token: token)
   }
 
   private static func device(_ path: String) throws(OpenError) -> BlockDevice {
@@ -133,10 +151,10 @@ extension Volume {
     }
     switch outcome {
     case .success(let block):
-      replica.attach(block, token: token, at: reactor.now, entropy: entropy.next())
-      // A refusal leaves the core Diskless: then the disk is not ours.
-      if replica.superblock == nil { detachDisk(&reactor) }
-      carryOut(&reactor, &server)
+      disk?.loading.superblock = block
+      disk?.loading.needsLog = block.dirty
+      if !replica.prepareAttach(block) { disk?.loading.isRefused = true }
+      readMetadata(&reactor, &server)
     case .failure(let error):
       detachDisk(&reactor)
       reports.append(.attachFailed(token: token, error.failure))
@@ -176,26 +194,6 @@ extension Volume {
     }
   }
 
-  /// Writes the core's superblock as it is now over the older copy.
-  mutating func writeSuperblock(_ reactor: inout Reactor) {
-    guard var open = disk, var block = replica.superblock else {
-      preconditionFailure("the core writes superblocks only while a disk is attached")
-    }
-    open.sequence += 1
-    block.sequence = open.sequence
-    let buffer = open.nextCopy == 0 ? open.copies.0 : open.copies.1
-    let memory = unsafe reactor.memory(of: buffer)
-    unsafe block.encode(
-      into: UnsafeMutableRawBufferPointer(rebasing: memory[0..<Superblock.byteCount]))
-    diskOperations += 1
-    reactor.diskWrite(
-      open.metadataDescriptor, from: buffer, length: UInt32(Superblock.byteCount),
-      at: open.offset(ofCopy: open.nextCopy), durable: true,
-      tag: NodeTag(.superblockWrite, volume: index).value)
-    open.nextCopy = 1 - open.nextCopy
-    disk = open
-  }
-
   /// Closes the disk when what is in flight has ended.
   mutating func detachDisk(_ reactor: inout Reactor) {
     guard disk != nil else { return }
@@ -209,6 +207,9 @@ extension Volume {
     }
     reactor.release(open.copies.0)
     reactor.release(open.copies.1)
+    reactor.release(open.pages)
+    reactor.release(open.transaction)
+    if let piece = open.piece { reactor.release(piece) }
     disk = nil
     dataDevice = nil
     metadataDevice = nil

@@ -151,9 +151,18 @@ struct Volume: ~Copyable {
       }
       reactor.diskFlush(
         open.dataDescriptor, tag: NodeTag(.operation, volume: index, id: tag.id).value)
-    case .superblockWrite:
+    case .superblockWrite, .mirrorWrite:
       diskOperations -= 1
-      step(.superblockWritten(result: result), &reactor, &server)
+      copyWritten(result, isMirror: tag.kind == .mirrorWrite, &reactor, &server)
+    case .bitmapPageWrite:
+      diskOperations -= 1
+      step(.bitmapPageWritten(UInt8(tag.id.slot), result: result), &reactor, &server)
+    case .activityLogWrite:
+      diskOperations -= 1
+      step(.activityLogWritten(result: result), &reactor, &server)
+    case .metadataRead:
+      diskOperations -= 1
+      metadataRead(result, &reactor, &server)
     case .superblockRead:
       diskOperations -= 1
       superblockRead(Int(tag.id.slot), result, &reactor, &server)
@@ -179,6 +188,8 @@ struct Volume: ~Copyable {
       switch effect {
       case .read, .serve, .write, .writeZeroes, .flush: carryOutOnDisk(effect, &reactor)
       case .writeSuperblock: writeSuperblock(&reactor)
+      case .writeBitmapPage(let entry): writeBitmapPage(entry, &reactor)
+      case .writeActivityLog: writeActivityLog(&reactor)
       case .send(let connection, let header, let buffer):
         send(connection, header, buffer, &reactor)
       case .sendControl(let connection, let message):
@@ -230,7 +241,8 @@ struct Volume: ~Copyable {
     case .flush(let id):
       diskOperations += 1
       reactor.diskFlush(descriptor, tag: tag(id))
-    case .writeSuperblock, .send, .sendControl, .dial, .close, .release, .complete, .reply,
+    case .writeSuperblock, .writeBitmapPage, .writeActivityLog, .send, .sendControl, .dial, .close,
+      .release, .complete, .reply,
       .detachDisk, .note:
       preconditionFailure("not a disk effect")
     }

@@ -29,6 +29,10 @@ public enum Effect: Equatable, Sendable, BitwiseCopyable {
   case flush(SlotID)
   /// Write `Replica.superblock` as it is now to the older copy, durably.
   case writeSuperblock
+  /// Write the page that `Replica.encodePage` gives, durably.
+  case writeBitmapPage(UInt8)
+  /// Write the transaction that `Replica.encodeActivityLog` gives, durably.
+  case writeActivityLog
 
   /// Send a message; the buffer holds `header.payloadBytes` bytes of payload, or is `none`.
   case send(ConnectionID, MessageHeader, BufferID)

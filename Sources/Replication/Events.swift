@@ -67,6 +67,10 @@ public enum Event: Sendable, BitwiseCopyable {
   case diskCompleted(SlotID, result: Int32, buffer: BufferID)
   /// The last `writeSuperblock` effect ended: 0 or a negative errno.
   case superblockWritten(result: Int32)
+  /// A `writeBitmapPage` effect ended: 0 or a negative errno.
+  case bitmapPageWritten(UInt8, result: Int32)
+  /// The `writeActivityLog` effect ended: 0 or a negative errno.
+  case activityLogWritten(result: Int32)
   /// A `dial` effect made a connection.
   case dialed(peer: Int, ConnectionID)
   /// A `dial` effect failed.

@@ -96,6 +96,12 @@ struct Peer: BitwiseCopyable {
   /// being made durable.
   var startVersion: UInt64?
   var syncReadySent = false
+  /// Target: the sweep after which it takes over the history.
+  var startSweep: UInt64?
+
+  /// The disk counts every block as marked, until `fullSweep` has ended.
+  var isFull = false
+  var fullSweep: UInt64?
 
   // Resync. Which blocks are left, the peer's bitmap in `Replica.bitmaps` says.
   var pullCursor: UInt64 = 0

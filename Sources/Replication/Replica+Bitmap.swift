@@ -11,7 +11,7 @@
 /// WFBitMapS                                       WFBitMapT
 ///   bitmap ... ------------------------------->   marks what it names
 ///   marks what it names  <-------------------- bitmap ...
-///   bitmapDone ------------------------------->   takes over the history, durably
+///   bitmapDone ------------------------------->   marks durable, then the source's history
 ///   forgets that the target is behind, durably <- syncReady
 ///   SyncSource, syncStart -------------------->   SyncTarget: pulls
 /// ```
@@ -51,7 +51,6 @@ extension Replica {
 
   mutating func beginBitmapExchange(_ slot: Int, _ decision: Decision) {
     become(slot, replication: decision.action == .syncSource ? .wfBitMapS : .wfBitMapT)
-    if decision.extent == .full { bitmaps[slot].setAll() }
     peers[slot].chunkCursor = decision.extent == .full ? nil : 0
     peers[slot].chunksInFlight = 0
     sendChunks(slot)
@@ -83,14 +82,16 @@ extension Replica {
       expectAnswer(slot)
     }
     if peers[slot].replication == .wfBitMapT, peers[slot].bitmapDoneReceived,
-      peers[slot].startVersion == nil
+      peers[slot].startVersion == nil, peers[slot].startSweep == nil
     {
-      takeOverHistory(slot)
+      // What the source has marked must be on this disk as well, before its history is.
+      guard !peers[slot].isFull else { return takeOverHistory(slot) }
+      peers[slot].startSweep = wantSweep()
     }
   }
 
   /// Target: the marks and the source's history describe this replica's data from here on.
-  private mutating func takeOverHistory(_ slot: Int) {
+  mutating func takeOverHistory(_ slot: Int) {
     guard var block = superblock, let report = reports[slot] else { return }
     block.lineage = report.lineage
     block.diskState = .inconsistent

@@ -95,6 +95,7 @@ extension Replica {
     case .persisting(let version):
       if superblock == nil || versionDurable >= version { persisted(pending) }
     case .draining: if isDrained { flushForCommand() }
+    case .sweeping(let number): if sweep.done >= number { commandSwept(pending) }
     case .flushing: break
     }
   }
@@ -302,12 +303,19 @@ extension Replica {
     }
     cleanFlushIsWantedAgain = false
     cleanFlushIsStale = false
+    cleanSweep = nil
     for slot in 0..<peers.count where peers[slot].requestsHere > 0 { return }
     cleanFlush = beginFlush(.cleanFlush)
   }
 
   mutating func cleanFlushed() {
     if cleanFlushIsWantedAgain { return beginCleanFlush() }
+    guard !cleanFlushIsStale, superblock != nil else { return }
+    cleanSweep = wantSweep()
+  }
+
+  /// Nobody writes, everything that was written is on the disk, and so are the marks.
+  mutating func markClean() {
     guard !cleanFlushIsStale, role == .secondary, !anyPeerIsPrimary, command == nil, !isTarget,
       var block = superblock,
       block.dirty, !crashed
@@ -333,6 +341,13 @@ extension Replica {
 
   mutating func commandFlushed(_ id: SlotID) {
     guard let pending = command, case .flushing(id) = pending.stage else { return }
+    guard superblock != nil else { return persisted(pending) }
+    let number = wantSweep()
+    command?.stage = .sweeping(number)
+  }
+
+  /// Everything that was written and marked is on the disk.
+  private mutating func commandSwept(_ pending: PendingCommand) {
     // Without a disk there is nothing to take down, and nothing keeps the node from leaving.
     guard var block = superblock else { return persisted(pending) }
     let peerWrites = pending.command.leavesPeersBehind && anyPeerIsPrimary
@@ -418,7 +433,7 @@ extension Replica {
     for slot in 0..<peers.count {
       peers[slot].base = nil
       peers[slot].mayShareNewest = false
-      bitmaps[slot].setAll()
+      markAll(slot)
     }
     crashed = false
     superblock = block

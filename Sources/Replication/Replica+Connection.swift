@@ -248,6 +248,7 @@ extension Replica {
     peers[slot].bitmapDoneReceived = false
     peers[slot].startVersion = nil
     peers[slot].syncReadySent = false
+    peers[slot].startSweep = nil
     peers[slot].pullsInFlight = 0
     peers[slot].finishVersion = nil
     peers[slot].syncDoneSent = false

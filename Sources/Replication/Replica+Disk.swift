@@ -4,36 +4,72 @@ public import BlockTypes
 import Wire
 
 extension Replica {
-  /// Takes the superblock that the driver read from a disk it has opened.
+  /// Makes room for the bitmaps of a disk that is about to be attached, so that they can be read
+  /// into memory; `false` when `attach` would be refused.
+  public mutating func prepareAttach(_ block: Superblock) -> Bool {
+    guard refusal(ofAttaching: block) == nil else { return false }
+    for slot in 0..<peers.count {
+      bitmaps[slot] = BlockBitmap(
+        blockCount: (block.volumeBytes + blockSize - 1) / blockSize,
+        pageBlocks: options.bitmapPageBlocks)
+    }
+    return true
+  }
+
+  /// Pages in the bitmap of a peer, after `prepareAttach`.
+  public func bitmapPageCount(_ slot: Int) -> Int { bitmaps[slot].pageCount }
+
+  /// Takes a page of a bitmap as it was read from the disk, after `prepareAttach`. A damaged page
+  /// marks everything that it describes, and so does one that could not be read (`nil`).
+  @safe
+  public mutating func loadPage(
+    _ page: Int, ofPeer slot: Int, _ block: Superblock, _ bytes: UnsafeRawBufferPointer?
+  ) {
+    guard let bytes = unsafe bytes else { return bitmaps[slot].loadDamagedPage(page) }
+    let name = BitmapPage(
+      deviceID: block.deviceID, slot: slot, node: peers[slot].node, number: page)
+    // What is wrong with a page makes no difference: its blocks are marked.
+    try? name.load(bytes, into: &bitmaps[slot])
+  }
+
+  /// Whether the pages of a peer's bitmap say anything: if not, they need not be read.
+  public func hasBitmap(ofPeer slot: Int, in block: Superblock) -> Bool {
+    guard slot < block.peers.count else { return false }
+    return block.peers[slot].node == peers[slot].node && !block.peers[slot].isFull
+  }
+
+  /// Takes the superblock that the driver read from a disk it has opened, after `prepareAttach` and
+  /// the pages of all bitmaps that say anything.
   ///
   /// A replica found dirty may lack writes that it acknowledged (its host may have lost power) or
   /// that the peer has by now. It is Consistent, not UpToDate, until the peer was asked; unless it
   /// is on record that the peer lacks writes of ours, so that nobody can be ahead (P2).
+  ///
+  /// - Parameter hot: what the activity log said; `none` when the superblock is clean.
   public mutating func attach(
-    _ block: Superblock, token: UInt64, at now: Instant, entropy: UInt64
+    _ block: Superblock, hot: ActivityLogRecovery, token: UInt64, at now: Instant, entropy: UInt64
   ) {
     self.now = now
     self.entropy = entropy
-    attach(block, token)
+    attach(block, hot, token)
     finishStep()
   }
 
-  private mutating func attach(_ block: Superblock, _ token: UInt64) {
-    guard disk == .diskless else {
-      effects.push(.reply(token: token, .refused(.alreadyAttached)))
-      return
-    }
+  private func refusal(ofAttaching block: Superblock) -> Refusal? {
+    guard disk == .diskless else { return .alreadyAttached }
     // What the disk before this one still owes must not be taken for an answer of this one.
-    guard !superblockIsBeingWritten, !hasDiskOperations, command == nil else {
-      effects.push(.reply(token: token, .refused(.transient)))
-      return
-    }
-    guard block.node == options.node, block.resource == options.resource else {
-      effects.push(.reply(token: token, .refused(.wrongMetadata)))
-      return
-    }
-    guard peers.count <= block.maxPeers else {
-      effects.push(.reply(token: token, .refused(.wrongMetadata)))
+    guard !hasMetadataWrites, !hasDiskOperations, command == nil else { return .transient }
+    let isOurs =
+      block.node == options.node && block.resource == options.resource
+      && block.maxPeers >= peers.count
+    return isOurs ? nil : .wrongMetadata
+  }
+
+  private mutating func attach(
+    _ block: Superblock, _ hot: ActivityLogRecovery, _ token: UInt64
+  ) {
+    if let refusal = refusal(ofAttaching: block) {
+      effects.push(.reply(token: token, .refused(refusal)))
       return
     }
     superblock = block
@@ -41,13 +77,13 @@ extension Replica {
     var peerMayBeAhead = false
     for slot in 0..<peers.count {
       peers[slot].base = block.peers.first { $0.node == peers[slot].node }?.base
+      peers[slot].mayShareNewest = false
+      peers[slot].isFull = false
       if peers[slot].base == nil { peerMayBeAhead = true }
-      bitmaps[slot] = BlockBitmap(blockCount: (block.volumeBytes + blockSize - 1) / blockSize)
-      // Until bitmaps are kept on disk, what may differ after a restart is everything.
-      if crashed || peers[slot].base != nil || block.diskState == .inconsistent {
-        bitmaps[slot].setAll()
-      }
+      if !hasBitmap(ofPeer: slot, in: block) { markAll(slot) }
     }
+    if crashed, options.sabotage != .ignoreHotExtents { mark(hot, block.volumeBytes) }
+    beginLog(block)
     become(disk: .diskless)
     switch block.diskState {
     case .inconsistent: become(disk: .inconsistent)
@@ -59,6 +95,38 @@ extension Replica {
     where peers[slot].state == .connected || peers[slot].state.isHandshake {
       loseConnection(slot, .renegotiate)
     }
+  }
+
+  /// Marks what could have been written when the node crashed.
+  private mutating func mark(_ hot: ActivityLogRecovery, _ volumeBytes: UInt64) {
+    for slot in 0..<peers.count {
+      switch hot {
+      case .none: break
+      case .damaged: markAll(slot)
+      case .extents(let extents):
+        for extent in extents {
+          let range = ActivityLog.range(ofExtent: extent)
+          let start = min(range.start / options.activityLogScale, volumeBytes)
+          let end = min(range.end / options.activityLogScale, volumeBytes)
+          bitmaps[slot].set(ByteRange(start: start, end: end))
+        }
+      }
+    }
+  }
+
+  /// A new run of the log. It voids the one before, whose hot extents must be marked on disk first.
+  private mutating func beginLog(_ block: Superblock) {
+    log = ActivityLog(
+      slotCount: ActivityLog.slotCount(
+        wanted: options.activityLogSlots,
+        volumeBytes: block.volumeBytes * options.activityLogScale),
+      deviceID: block.deviceID, run: block.activityLogRun + 1)
+    logState = .preparing
+    var isDurable = true
+    for slot in 0..<peers.count where !bitmaps[slot].isDurable && !peers[slot].isFull {
+      isDurable = false
+    }
+    if isDurable { raiseRun() } else { attachSweep = wantSweep() }
   }
 
   private var hasDiskOperations: Bool {
@@ -74,7 +142,9 @@ extension Replica {
   mutating func changeSuperblock() -> UInt64 {
     var records: [PeerSlotRecord] = []
     for slot in 0..<peers.count {
-      records.append(PeerSlotRecord(node: peers[slot].node, base: peers[slot].base))
+      records.append(
+        PeerSlotRecord(
+          node: peers[slot].node, base: peers[slot].base, isFull: peers[slot].isFull))
     }
     superblock?.peers = records
     versionWanted += 1
@@ -87,6 +157,7 @@ extension Replica {
     guard disk != .diskless else { return }
     guard result >= 0 else { return failDisk() }
     versionDurable = versionWriting
+    continueRun()
     completeWaitingBase()
     for slot in 0..<peers.count {
       sendVerdictWhenDurable(slot)
@@ -115,6 +186,8 @@ extension Replica {
     crashed = false
     versionDurable = versionWanted
     effects.push(.detachDisk)
+    forgetSweeps()
+    leaveLog()
     completeWaitingBase()
     for slot in 0..<peers.count { grantWhenDurable(slot) }
   }

@@ -66,6 +66,7 @@ extension Replica {
     report.wasPrimary = superblock.wasPrimary
     report.base = peers[slot].base
     report.outOfSyncBlocks = bitmaps[slot].setCount
+    report.isFull = peers[slot].isFull
     report.lineage = superblock.lineage
     return report
   }
@@ -133,10 +134,12 @@ extension Replica {
       }
     case .refuse: preconditionFailure("a refusal changes nothing")
     }
+    if decision.extent == .full { markAll(slot) }
     // Writes may come as soon as we agree: a crash from now on must be seen as one.
     if role == .primary || theirs.role == .primary { block.dirty = true }
     superblock = block
-    let isChanged = block != old || peers[slot].base != oldBase
+    let isChanged =
+      block != old || peers[slot].base != oldBase || decision.extent == .full
     peers[slot].versionOfVerdict = isChanged ? changeSuperblock() : versionWanted
   }
 

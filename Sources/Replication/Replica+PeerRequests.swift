@@ -130,6 +130,7 @@ extension Replica {
         operation != .write || UInt64(header.payloadBytes) == header.length
       else { return false }
       range = ByteRange(start: header.offset, end: end)
+      guard fitsLog(range) else { return false }
     }
     var request = Request(.peer, operation, range, tag: header.id)
     request.forceUnitAccess = header.forceUnitAccess

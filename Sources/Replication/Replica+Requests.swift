@@ -39,6 +39,7 @@ extension Replica {
     guard client.range.end <= volumeBytes, client.range.length > 0 else { return .invalid }
     let carriesData = client.operation == .read || client.operation == .write
     guard !carriesData || client.range.length <= UInt64(maxPayloadBytes) else { return .invalid }
+    guard fitsLog(client.range) else { return .invalid }
     let isWhole = client.range.start % sectorSize == 0 && client.range.end % sectorSize == 0
     return isWhole ? nil : .invalid
   }
@@ -52,6 +53,7 @@ extension Replica {
 
   private func canStart(_ request: Request) -> Bool {
     if request.origin == .client, isFrozen { return false }
+    guard canLog(request) else { return false }
     return request.operation == .flush || !active.overlaps(request.range)
   }
 
@@ -83,43 +85,48 @@ extension Replica {
   }
 
   private mutating func start(_ id: SlotID) {
-    requests[id].phase = .active
-    guard disk != .diskless, disk != .failed else { return failWithoutDisk(id) }
-    requests[id].isLocalPending = true
     let request = requests[id]
+    if request.origin == .client, request.operation.changesData { clientWrites += 1 }
+    guard disk != .diskless, disk != .failed, logState != .off else { return failWithoutDisk(id) }
     if request.operation != .flush {
       active.insert(request.range, owner: id)
       requests[id].holdsRange = true
     }
+    if enterLog(id) { begin(id) }
+  }
+
+  /// Sends and writes what was started. Its extents are hot.
+  mutating func begin(_ id: SlotID) {
+    requests[id].phase = .active
+    requests[id].isLocalPending = true
+    let request = requests[id]
     switch request.origin {
     case .client:
       startClientRequest(id, request)
       writeLocally(id, request)
     case .peer, .resyncApply: writeLocally(id, request)
     case .resyncServe: effects.push(.serve(id, request.range))
-    case .resyncPull, .handshakeFlush, .commandFlush, .syncDoneFlush, .cleanFlush:
+    case .resyncPull, .handshakeFlush, .commandFlush, .syncDoneFlush, .cleanFlush, .logFlush:
       preconditionFailure("never waits")
     }
   }
 
-  /// Ends a request that waited while the disk was lost.
-  private mutating func failWithoutDisk(_ id: SlotID) {
+  /// Ends a request that waited while the disk was lost. A change of a client is counted.
+  mutating func failWithoutDisk(_ id: SlotID) {
+    requests[id].phase = .active
     requests[id].failed = true
     let request = requests[id]
     switch request.origin {
-    case .client:
-      if request.operation.changesData { clientWrites += 1 }
-      complete(id)
+    case .client: complete(id)
     case .peer: finishPeerRequest(id, request)
     case .resyncApply: resyncApplied(id, request)
     case .resyncServe: remove(id)
-    case .resyncPull, .handshakeFlush, .commandFlush, .syncDoneFlush, .cleanFlush:
+    case .resyncPull, .handshakeFlush, .commandFlush, .syncDoneFlush, .cleanFlush, .logFlush:
       preconditionFailure("never waits")
     }
   }
 
   private mutating func startClientRequest(_ id: SlotID, _ request: Request) {
-    if request.operation.changesData { clientWrites += 1 }
     var missed = PeerSet()
     for slot in 0..<peers.count {
       guard peers[slot].takesWrites, let connection = peers[slot].connection else {
@@ -188,7 +195,8 @@ extension Replica {
     case .resyncServe: served(id, request, buffer)
     case .resyncApply: resyncApplied(id, request)
     case .resyncPull: preconditionFailure("a pull is no disk operation")
-    case .handshakeFlush, .commandFlush, .syncDoneFlush, .cleanFlush: flushed(id, request)
+    case .handshakeFlush, .commandFlush, .syncDoneFlush, .cleanFlush, .logFlush:
+      flushed(id, request)
     }
   }
 
@@ -208,6 +216,7 @@ extension Replica {
     case .cleanFlush:
       cleanFlush = nil
       if !request.failed { cleanFlushed() }
+    case .logFlush: logFlushed(request)
     case .client, .peer, .resyncPull, .resyncApply, .resyncServe:
       preconditionFailure("no flush of our own")
     }
@@ -272,11 +281,14 @@ extension Replica {
 
   mutating func remove(_ id: SlotID) {
     let request = requests[id]
+    if request.holdsLog { log.unpin(logged(request.range)) }
     if request.holdsRange { active.remove(owner: id) }
     switch request.origin {
     case .peer, .resyncApply: peers[Int(request.peer)].requestsHere -= 1
     case .resyncServe: peers[Int(request.peer)].servesHere -= 1
-    case .client, .resyncPull, .handshakeFlush, .commandFlush, .syncDoneFlush, .cleanFlush: break
+    case .client, .resyncPull, .handshakeFlush, .commandFlush, .syncDoneFlush, .cleanFlush,
+      .logFlush:
+      break
     }
     requests.remove(id)
   }
@@ -336,12 +348,12 @@ extension Replica {
         requests[id].pendingPeers.remove(slot)
         if request.operation.changesData {
           requests[id].missedPeers.insert(slot)
-          markOutOfSync(slot, request.range)
+          if options.sabotage != .forgetDroppedWrites { markOutOfSync(slot, request.range) }
         }
         finishClientRequest(id)
       case .peer, .resyncApply, .resyncServe, .resyncPull:
         if Int(request.peer) == slot { orphan(id, request) }
-      case .handshakeFlush, .commandFlush, .syncDoneFlush, .cleanFlush: break
+      case .handshakeFlush, .commandFlush, .syncDoneFlush, .cleanFlush, .logFlush: break
       }
     }
   }

@@ -15,7 +15,7 @@ extension Replica {
   mutating func beginSync(_ slot: Int) {
     peers[slot].syncBlocksTotal = bitmaps[slot].setCount
     peers[slot].syncStarted = now
-    peers[slot].pullCursor = 0
+    if options.sabotage != .keepPullCursor { peers[slot].pullCursor = 0 }
     peers[slot].pullsInFlight = 0
   }
 
@@ -62,6 +62,7 @@ extension Replica {
     // The source's own id of the range it keeps locked for us; goes back with the answer.
     requests[id].tag = header.length
     peers[slot].requestsHere += 1
+    cleanFlushIsStale = true
     waiting.push(id)
     return true
   }
@@ -105,7 +106,6 @@ extension Replica {
     guard var block = superblock, let report = reports[slot] else { return }
     block.lineage = report.lineage
     block.diskState = .upToDate
-    block.dirty = peers[slot].role == .primary
     block.wasPrimary = false
     crashed = false
     peers[slot].base = nil
@@ -149,6 +149,7 @@ extension Replica {
     header.payloadBytes = UInt32(request.range.length)
     effects.push(.send(request.connection, header, buffer))
     effects.push(.release(buffer))
+    if options.sabotage == .unmarkWhenSent { markInSync(slot, request.range) }
     expectAnswer(slot)
   }
 
@@ -173,7 +174,6 @@ extension Replica {
     peers[slot].base = nil
     crashed = false
     if var block = superblock {
-      block.dirty = isOrBecomesPrimary || peers[slot].role == .primary
       block.wasPrimary = isOrBecomesPrimary
       superblock = block
     }
@@ -197,6 +197,7 @@ extension Replica {
       become(slot, replication: .established)
       effects.push(.note(.resyncDone(peer: slot, blocks: peers[slot].syncBlocksTotal)))
       effects.push(.send(connection, MessageHeader(.syncDoneAck), .none))
+      settleAfterSync()
     }
   }
 
@@ -210,5 +211,12 @@ extension Replica {
     become(slot, peerDisk: .upToDate)
     become(slot, replication: .established)
     effects.push(.note(.resyncDone(peer: slot, blocks: peers[slot].syncBlocksTotal)))
+    settleAfterSync()
+  }
+
+  /// What was copied is taken from the bitmap on disk, and a pair without a Primary is clean.
+  private mutating func settleAfterSync() {
+    _ = wantSweep()
+    beginCleanFlush()
   }
 }

@@ -22,6 +22,18 @@ public enum Sabotage: UInt8, Sendable, BitwiseCopyable, CaseIterable {
   case dropPeerAck
   /// Goes on without the peer without beginning a generation.
   case skipLineageWrite
+  /// Writes to an extent that the activity log does not have.
+  case skipLog
+  /// Lets extents leave the activity log without their marks on the disk.
+  case skipPagesOfLeaving
+  /// Marks nothing after a crash.
+  case ignoreHotExtents
+  /// Does not mark what was under way when a connection was lost.
+  case forgetDroppedWrites
+  /// Source: takes a block for copied when it was sent.
+  case unmarkWhenSent
+  /// Target: begins a resync where an earlier one ended.
+  case keepPullCursor
 }
 
 /// What is fixed for the life of a replica.
@@ -62,6 +74,13 @@ public struct ReplicaOptions: Sendable {
   public var asksBeforeResyncTarget = false
   /// Seconds since 1970 when the driver's clock was 0; 0 when unknown. For people only.
   public var unixSecondsAtZero: UInt64 = 0
+  /// DRBD's `al-extents`: extents of 4 MiB that may be hot.
+  public var activityLogSlots = ActivityLog.defaultSlotCount
+  /// The log counts bytes of the volume so many times. More than 1 makes its extents smaller, for
+  /// the small volumes of the simulator.
+  public var activityLogScale: UInt64 = 1
+  /// Blocks of one page of a bitmap; smaller in the simulator, too.
+  public var bitmapPageBlocks = BlockBitmap.blocksPerPage
   /// A planted bug.
   public var sabotage = Sabotage.none
 
@@ -87,6 +106,8 @@ struct PendingCommand: BitwiseCopyable {
     case draining
     /// Waits for this flush of the disk.
     case flushing(SlotID)
+    /// Waits for this sweep of the bitmaps.
+    case sweeping(UInt64)
   }
   var command: Command
   var token: UInt64
@@ -121,6 +142,8 @@ public struct Replica: ~Copyable {
   var waiting: FIFO<SlotID>
   /// Writes done everywhere they can be, which wait until the generation is durable.
   var waitingBase: FIFO<SlotID>
+  /// Changes whose extents are not hot yet.
+  var waitingLog: FIFO<SlotID>
   var clientWrites = 0
   var clientRequests = 0
   var accepted: FixedArray<AcceptedConnection>
@@ -149,6 +172,17 @@ public struct Replica: ~Copyable {
   /// A peer's write came after `cleanFlush` began, or another end of writing: it proves nothing.
   var cleanFlushIsStale = false
   var cleanFlushIsWantedAgain = false
+  var cleanSweep: UInt64?
+  var pageWrites: FixedArray<PageWrite>
+  var sweep = Sweep()
+  /// The sweep after which the marks of the run before are on the disk.
+  var attachSweep: UInt64?
+  var log: ActivityLog
+  var logState = LogState.off
+  var logIsBeingWritten = false
+  var logFlush: SlotID?
+  var logFlushNumber: UInt64 = 0
+  var versionOfRun: UInt64?
   /// The disk is being let go: peers' writes are answered as failed.
   var isDetaching = false
 
@@ -158,7 +192,7 @@ public struct Replica: ~Copyable {
     self.options = options
     // Every kind of request is bounded, so the slab can never be full: clients by the export,
     // what a peer asks for by the checks in `receive`, flushes by one of each kind.
-    let flushes = 2 + 2 * options.peers.count
+    let flushes = 3 + 2 * options.peers.count
     let ofOnePeer = Self.requestLimit(ofOnePeer: options) + Self.serveLimit + options.resyncWindow
     let capacity = options.clientRequestLimit + ofOnePeer * options.peers.count + flushes
     peers = FixedArray(count: options.peers.count) { Peer(node: options.peers[$0]) }
@@ -170,6 +204,9 @@ public struct Replica: ~Copyable {
     active = ActiveRanges(capacity: capacity)
     waiting = FIFO(capacity: capacity, filler: SlotID(slot: 0, generation: 0))
     waitingBase = FIFO(capacity: capacity, filler: SlotID(slot: 0, generation: 0))
+    waitingLog = FIFO(capacity: capacity, filler: SlotID(slot: 0, generation: 0))
+    pageWrites = FixedArray(count: Self.pageWriteLimit) { _ in PageWrite() }
+    log = ActivityLog(slotCount: ActivityLog.slotCounts.lowerBound, deviceID: 0, run: 0)
     // A step emits at most 4 effects a request in flight and some for each peer.
     effects = FIFO(capacity: capacity * 4 + 256, filler: .writeSuperblock)
     accepted = FixedArray(count: 8) { _ in AcceptedConnection.free }
@@ -187,6 +224,8 @@ public struct Replica: ~Copyable {
     case .submit(let request): submit(request)
     case .diskCompleted(let id, let result, let buffer): diskCompleted(id, result, buffer)
     case .superblockWritten(let result): superblockWritten(result)
+    case .bitmapPageWritten(let entry, let result): pageWritten(entry, result)
+    case .activityLogWritten(let result): activityLogWritten(result)
     case .dialed(let peer, let connection): dialed(peer, connection)
     case .dialFailed(let peer): dialFailed(peer)
     case .accepted(let connection): acceptedConnection(connection)
@@ -218,17 +257,26 @@ public struct Replica: ~Copyable {
   /// All of it is decided by the state as it is, not by what led to it: nothing that may go on can
   /// be forgotten.
   mutating func finishStep() {
-    continueQuiescing()
-    if command != nil {
-      advanceCommand()
+    repeat {
       continueQuiescing()
-    }
-    if !waiting.isEmpty { startWaiting() }
+      if command != nil {
+        advanceCommand()
+        continueQuiescing()
+      }
+      if !waiting.isEmpty { startWaiting() }
+    } while sweepHasEnded()
+    continueLog()
     if versionWanted > versionDurable, !superblockIsBeingWritten, superblock != nil {
       superblockIsBeingWritten = true
       versionWriting = versionWanted
       effects.push(.writeSuperblock)
     }
+  }
+
+  private mutating func sweepHasEnded() -> Bool {
+    guard continueSweep() else { return false }
+    finishSwept()
+    return true
   }
 
   /// Ranges that one target may ask for at once; our own targets keep `resyncWindow`.

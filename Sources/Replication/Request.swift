@@ -15,6 +15,8 @@ enum Origin: UInt8, BitwiseCopyable {
   case commandFlush
   case syncDoneFlush
   case cleanFlush
+  /// Before extents leave the activity log.
+  case logFlush
 }
 
 /// One operation under way.
@@ -27,6 +29,8 @@ struct Request: BitwiseCopyable {
   enum Phase: UInt8, BitwiseCopyable {
     /// In `waiting`.
     case waiting
+    /// In `waitingLog`.
+    case waitingLog
     case active
     /// In `waitingBase`: done, but the record that a peer lacks it is not durable.
     case waitingBase
@@ -39,6 +43,8 @@ struct Request: BitwiseCopyable {
   var mayUnmap = false
   var isLocalPending = false
   var holdsRange = false
+  /// Its extents are held in the activity log.
+  var holdsLog = false
   var failed = false
   /// The connection it came from or was sent to is gone; only the disk is waited for.
   var isOrphaned = false

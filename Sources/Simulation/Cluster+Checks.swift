@@ -111,9 +111,7 @@ extension Cluster {
 
   /// P7: no write begins while a crash now would leave a superblock that looks clean.
   func checkMarkedDirty(_ node: SimulatedNode, _ range: ByteRange) {
-    guard let block = node.durableSuperblock, !block.dirty, block.diskState != .inconsistent else {
-      return
-    }
+    guard let block = node.durableSuperblock, !block.dirty else { return }
     violate(
       .metadata,
       "node \(node.index) writes at \(range.start) while its superblock is clean on disk")

@@ -1,18 +1,9 @@
 /// P2 between any two events: a block that differs between the replicas is marked by one of them,
 /// or a change of it is under way.
 import BlockTypes
-import Metadata
 import Replication
 
 extension Cluster {
-  /// Remembers what the disk of a node without a core says about its blocks.
-  func readMarks(_ node: SimulatedNode) {
-    guard let block = node.durableSuperblock else { return }
-    let isUnknown = block.dirty || block.diskState == .inconsistent
-    let isAll = isUnknown || block.peers.first?.base != nil
-    for index in node.marksOnDisk.indices { node.marksOnDisk[index] = isAll }
-  }
-
   /// Looks for a block that differs and that nobody knows about.
   func checkCoverage() {
     // A disk that was let go still carries out what it had been given.

@@ -21,6 +21,8 @@ extension Cluster {
       submit(node, .request(id, .none), .zero, range, forceUnitAccess: durable)
     case .flush(let id): flush(node, id)
     case .writeSuperblock: writeSuperblock(node)
+    case .writeBitmapPage(let entry): writeBitmapPage(node, entry)
+    case .writeActivityLog: writeActivityLog(node)
     case .send(let connection, let header, let buffer): send(node, connection, header, buffer)
     case .sendControl(let connection, let message): sendControl(node, connection, message)
     case .dial:
@@ -62,29 +64,6 @@ extension Cluster {
         node, .request(id, .none), .flush, none, forceUnitAccess: false)
     }
     submit(node, .swallowed(id), .read, none, forceUnitAccess: false)
-  }
-
-  private func writeSuperblock(_ node: SimulatedNode) {
-    guard var block = node.replica.superblock else {
-      // The disk was dropped in the same step: the core still waits for an answer.
-      submit(
-        node, .superblock, .read, SlotRange(start: 0, count: 0), forceUnitAccess: false)
-      node.nextCopy = 1 - node.nextCopy
-      node.pendingSuperblock = node.durableSuperblock
-      return
-    }
-    node.sequence += 1
-    block.sequence = node.sequence
-    node.pendingSuperblock = block
-    say(
-      """
-      node \(node.index) writes superblock \(block.sequence): \(block.diskState) dirty \
-      \(block.dirty) primary \(block.wasPrimary) lineage \(Self.text(block.lineage)) base \
-      \(block.peers.first?.base.map(Self.text) ?? "-")
-      """)
-    let words = node.disk.words(for: Self.encode(block))
-    let range = SlotRange(start: volumeSectors + node.nextCopy * 8, count: 8)
-    submit(node, .superblock, .write(words), range, forceUnitAccess: true)
   }
 
   private func send(

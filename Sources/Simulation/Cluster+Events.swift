@@ -217,16 +217,10 @@ extension Cluster {
       if !outcome.words.isEmpty { fill(node, buffer, outcome.words) }
       step(node, .diskCompleted(id, result: result, buffer: buffer))
     case .swallowed(let id): step(node, .diskCompleted(id, result: 0, buffer: .none))
-    case .superblock:
-      if result >= 0 {
-        isDurable(node.pendingSuperblock, node)
-        node.nextCopy = 1 - node.nextCopy
-      } else {
-        // A write that fails may be there all the same.
-        isDurable(readSuperblock(node), node)
-      }
-      node.pendingSuperblock = nil
-      step(node, .superblockWritten(result: min(result, 0)))
+    case .superblock, .mirror: copyEnded(node, isMirror: purpose.isMirror, result)
+    case .bitmapPage(let entry):
+      step(node, .bitmapPageWritten(entry, result: min(result, 0)))
+    case .activityLog: step(node, .activityLogWritten(result: min(result, 0)))
     }
   }
 

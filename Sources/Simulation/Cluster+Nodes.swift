@@ -5,53 +5,6 @@ package import Replication
 import Wire
 
 extension Cluster {
-  /// Writes fresh metadata, as `create-md` does. The data is whatever the disk holds.
-  package func createMetadata(_ node: SimulatedNode) {
-    let block = Superblock(
-      node: Self.nodeID(node.index), resource: "simulated",
-      volumeBytes: UInt64(volumeSectors) * sectorSize, deviceID: entropy.next())
-    node.sequence = 0
-    var blocks = [block, block]
-    blocks[0].sequence = 0
-    blocks[1].sequence = 1
-    for copy in 0...1 {
-      let words = node.disk.words(for: Self.encode(blocks[copy]))
-      let ticket = node.disk.submit(
-        .write(words), start: volumeSectors + copy * 8, count: 8, forceUnitAccess: true,
-        random: &diskRandom[node.index])
-      _ = node.disk.finish(ticket, random: &diskRandom[node.index])
-    }
-    node.durableSuperblock = readSuperblock(node)
-  }
-
-  static func encode(_ block: Superblock) -> [UInt8] {
-    var bytes = [UInt8](repeating: 0, count: Superblock.byteCount)
-    unsafe bytes.withUnsafeMutableBytes { block.encode(into: $0) }
-    return bytes
-  }
-
-  /// What an attach would find, and which copy the next write goes to.
-  func readSuperblock(_ node: SimulatedNode) -> Superblock? {
-    let copies = (0...1).map { copy in
-      let start = volumeSectors + copy * 8
-      return node.disk.bytes(for: (start..<(start + 8)).map { node.disk.word(at: $0) })
-    }
-    let choice = unsafe copies[0].withUnsafeBytes { first in
-      unsafe copies[1].withUnsafeBytes { second in
-        SuperblockChoice(copyA: first, copyB: second)
-      }
-    }
-    switch choice {
-    case .found(let block, let copy):
-      node.nextCopy = 1 - copy
-      node.sequence = block.sequence
-      return block
-    case .none, .damaged:
-      violate(.metadata, "node \(node.index) has no valid superblock: \(choice)")
-      return nil
-    }
-  }
-
   /// Starts the daemon: attach, connect.
   package func start(_ index: Int) {
     let node = nodes[index]
@@ -66,20 +19,6 @@ extension Cluster {
     say("node \(index) starts")
     attach(index)
     command(index, .connect)
-  }
-
-  /// Gives the core the superblock on the disk.
-  package func attach(_ index: Int) {
-    let node = nodes[index]
-    guard let block = readSuperblock(node) else { return }
-    node.durableSuperblock = block
-    say(
-      """
-      node \(index) attaches: \(block.diskState) dirty \(block.dirty) primary \(block.wasPrimary) \
-      lineage \(Self.text(block.lineage)) base \(block.peers.first?.base.map(Self.text) ?? "-")
-      """)
-    node.replica.attach(block, token: 0, at: clock(node), entropy: entropy.next())
-    finishStep(node)
   }
 
   static func text(_ generation: Generation) -> String {
@@ -119,7 +58,11 @@ extension Cluster {
       node.isUnreconciled = true
     }
     switch end {
-    case .kill, .exit:
+    case .exit:
+      // The driver lets go of the disk when nothing is under way.
+      node.disk.finishAll(random: &diskRandom[index])
+      network.processGone(index, now: now, random: &networkRandom)
+    case .kill:
       node.disk.kill(random: &diskRandom[index])
       network.processGone(index, now: now, random: &networkRandom)
     case .powerLoss:

@@ -72,12 +72,26 @@ package final class Cluster {
   var eventsAtThisTime = 0
   var lastEventTime: UInt64 = 0
 
-  static let metadataSectors = 16
+  /// Blocks of one page of a bitmap.
+  static let pageBlocks: UInt64 = 64
+  static let copySectors = Superblock.byteCount / 512
+  static let ringSectors = ActivityLog.ringBytes / 512
+  static let pageSectors = BitmapPage.byteCount / 512
   /// A pause that ends releases hundreds of events at once, never this many.
   static let eventsAtOneTime = 100_000
 
   /// Sectors of the volume.
   package var volumeSectors: Int { options.volumeBlocks * 8 }
+
+  /// Pages of the bitmap of the peer.
+  static func pageCount(_ options: SwarmOptions) -> Int {
+    (options.volumeBlocks + Int(pageBlocks) - 1) / Int(pageBlocks)
+  }
+
+  /// Behind the volume: two copies of the superblock, the activity log, the bitmap.
+  static func metadataSectors(_ options: SwarmOptions) -> Int {
+    2 * copySectors + ringSectors + pageCount(options) * pageSectors
+  }
 
   /// Two machines with fresh metadata, switched off.
   package init(options: SwarmOptions) {
@@ -91,7 +105,7 @@ package final class Cluster {
     let sectors = options.volumeBlocks * 8
     nodes = (0...1).map { index in
       SimulatedNode(
-        index: index, options: options, sectorCount: sectors + Self.metadataSectors,
+        index: index, options: options, sectorCount: sectors + Self.metadataSectors(options),
         replica: Replica(options: Self.replicaOptions(options, index, instance: 0)))
     }
     var networkOptions = SimulatedNetwork<WireMessage>.Options()
@@ -118,6 +132,9 @@ package final class Cluster {
     core.resyncRequestBytes = options.resyncRequestBytes
     core.resyncWindow = options.resyncWindow
     core.bitmapChunkBlocks = options.bitmapChunkBlocks
+    core.bitmapPageBlocks = pageBlocks
+    core.activityLogScale = options.activityLogScale
+    core.activityLogSlots = ActivityLog.slotCounts.lowerBound
     core.sabotage = options.canary.sabotage
     return core
   }

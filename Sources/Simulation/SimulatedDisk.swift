@@ -176,6 +176,11 @@ package struct SimulatedDisk {
     return Outcome(result: 0, words: [])
   }
 
+  /// Ends everything that is under way.
+  package mutating func finishAll(random: inout SeededGenerator) {
+    while let flight = flights.first { _ = finish(flight.ticket, random: &random) }
+  }
+
   /// The process that used the disk is gone; the machine is not.
   package mutating func kill(random: inout SeededGenerator) {
     let pending = flights

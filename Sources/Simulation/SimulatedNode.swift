@@ -23,6 +23,10 @@ package enum DiskPurpose: Sendable {
   /// A read that fills a buffer that the driver took for it.
   case serve(SlotID, BufferID)
   case superblock
+  /// The second copy of a superblock.
+  case mirror
+  case bitmapPage(UInt8)
+  case activityLog
   /// A flush that the planted bug left out.
   case swallowed(SlotID)
 }
@@ -53,6 +57,12 @@ package final class SimulatedNode {
   package var nextCopy = 0
   package var sequence: UInt64 = 0
   package var pendingSuperblock: Superblock?
+  /// A copy is being written.
+  package var isWritingCopy = false
+  /// The core wants its superblock written while the second copy is.
+  package var wantsSuperblock = false
+  /// What was written to one copy and is to be written to the other.
+  package var mirrored: [UInt64]?
   /// What a reader of the disk would find now.
   package var durableSuperblock: Superblock?
   /// Reads for a resync that wait for a free buffer.
@@ -100,6 +110,9 @@ package final class SimulatedNode {
     idleTicks = 0
     pausedUntil = 0
     pendingSuperblock = nil
+    isWritingCopy = false
+    wantsSuperblock = false
+    mirrored = nil
     waitingServes = []
     buffers = BufferLedger(count: bufferCount)
     role = .secondary

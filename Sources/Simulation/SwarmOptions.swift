@@ -4,6 +4,7 @@
 /// that constant power losses would hide. A failing run prints its options; the seed alone rebuilds
 /// them.
 import BlockTypes
+import Metadata
 package import Replication
 
 /// A planted bug that a test expects the oracles to find.
@@ -15,6 +16,18 @@ package enum Canary: String, CaseIterable, Sendable {
   case dropPeerAck
   /// The core goes on alone without beginning a generation.
   case skipLineageWrite
+  /// The core writes to an extent that the activity log does not have.
+  case skipLog
+  /// The core lets extents leave the activity log without their marks on the disk.
+  case skipPagesOfLeaving
+  /// The core marks nothing after a crash.
+  case ignoreHotExtents
+  /// The core does not mark what was under way when a connection was lost.
+  case forgetDroppedWrites
+  /// The source takes a block for copied when it was sent.
+  case unmarkWhenSent
+  /// The target begins a resync where an earlier one ended.
+  case keepPullCursor
   /// The driver swallows one flush of a disk and reports success.
   case skipFlush
 
@@ -25,6 +38,12 @@ package enum Canary: String, CaseIterable, Sendable {
     case .completeBeforePeer: .completeBeforePeer
     case .dropPeerAck: .dropPeerAck
     case .skipLineageWrite: .skipLineageWrite
+    case .skipLog: .skipLog
+    case .skipPagesOfLeaving: .skipPagesOfLeaving
+    case .ignoreHotExtents: .ignoreHotExtents
+    case .forgetDroppedWrites: .forgetDroppedWrites
+    case .unmarkWhenSent: .unmarkWhenSent
+    case .keepPullCursor: .keepPullCursor
     }
   }
 }
@@ -99,6 +118,8 @@ package struct SwarmOptions: Equatable, Sendable {
   package var resyncWindow = 2
   /// Blocks in one chunk of a bitmap that is told to the peer.
   package var bitmapChunkBlocks: UInt64 = 64
+  /// How much smaller than 4 MiB the extents of the activity log are.
+  package var activityLogScale: UInt64 = 512
   /// The core's `ping-int`, `timeout` and `ko-count`.
   package var pingIntervalMs: UInt64 = 2_000
   package var timeoutMs: UInt64 = 1_000
@@ -120,6 +141,7 @@ package struct SwarmOptions: Equatable, Sendable {
     self.seed = seed
     var random = SeededGenerator(seed: seed ^ 0x5357_4152_4D00_0000)
     volumeBlocks = Int(random.within(16...160))
+    if random.chance(Ratio(1, of: 5)) { volumeBlocks *= 3 }
     clientDepth = Int(random.within(1...10))
     clientRequests = Int(random.within(150...600))
     hotBlocks = random.coin() ? volumeBlocks : Int(random.within(2...16))
@@ -153,6 +175,9 @@ package struct SwarmOptions: Equatable, Sendable {
     pingIntervalMs = [500, 2_000, 10_000][random.index(3)]
     timeoutMs = [500, 1_000, 6_000][random.index(3)]
     koCount = random.within(1...7)
+    activityLogScale = [256, 512, 1_024][random.index(3)]
+    // A change must fit the activity log at once.
+    resyncRequestBytes = min(resyncRequestBytes, ActivityLog.rangeBytesLimit / activityLogScale)
   }
 
   private static func drawDisk(_ random: inout SeededGenerator) -> Latency {
@@ -185,7 +210,8 @@ extension SwarmOptions: CustomStringConvertible {
       operator: \(failsOver ? "fails over" : "waits for the Primary"), clients \
     \(clientsDuringFirstSync ? "during" : "after") the first sync
       core: ping \(pingIntervalMs) ms, timeout \(timeoutMs) ms x \(koCount), resync \
-    \(resyncRequestBytes / 1024) KiB x \(resyncWindow), \(bufferCount) buffers
+    \(resyncRequestBytes / 1024) KiB x \(resyncWindow), \(bufferCount) buffers, log extents of \
+    \(4_096 / activityLogScale) KiB
     """
   }
 }

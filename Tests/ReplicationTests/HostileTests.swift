@@ -268,7 +268,7 @@ private final class HostileRun {
   /// Garbage that gets nowhere protects nothing.
   @Test func hostileRunsReachEveryState() {
     var visited: Set<String> = []
-    for seed: UInt64 in 0..<240 {
+    for seed: UInt64 in 0..<500 {
       let run = HostileRun(seed: seed)
       for _ in 0..<600 { run.step() }
       visited.formUnion(run.visited)

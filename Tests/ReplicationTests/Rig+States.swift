@@ -115,7 +115,7 @@ extension Rig {
     let rig = Rig()
     var block = superblock(.upToDate, lineage(1, 2))
     block.peers = [PeerSlotRecord(node: other, base: lineage(1).newest)]
-    rig.attach(block)
+    rig.attach(block, marked: 3..<9)
     rig.dialAndGreet()
     rig.agree(peerReport())
     #expect(rig.replication == .wfBitMapS)

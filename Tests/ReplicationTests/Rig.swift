@@ -30,6 +30,7 @@ func superblock(
   block.diskState = state
   block.lineage = history
   block.dirty = dirty
+  block.peers = [PeerSlotRecord(node: other, base: nil)]
   return block
 }
 
@@ -57,6 +58,10 @@ final class Rig {
   /// Disk effects without an answer, oldest first.
   var disk: [Effect] = []
   var superblockIsPending = false
+  /// Pages and transactions of the log are answered by the test, not at once.
+  var holdsLog = false
+  /// Those that have no answer.
+  var metadata: [Effect] = []
   /// Superblocks as they became durable, newest last.
   var durable: [Superblock] = []
   var completions: [UInt64: Outcome] = [:]
@@ -91,10 +96,27 @@ final class Rig {
     drain()
   }
 
-  func attach(_ block: Superblock) {
+  /// Attaches a disk, whose bitmap marks `marked`. Its log is ready unless `holdsLog` is set.
+  func attach(
+    _ block: Superblock, marked: Range<UInt64>? = nil, hot: ActivityLogRecovery = .none
+  ) {
     entropy &+= 1
-    replica.attach(block, token: 1, at: now, entropy: entropy)
+    if replica.prepareAttach(block), let marked { load(marked, block) }
+    replica.attach(block, hot: hot, token: 1, at: now, entropy: entropy)
     drain()
+    while !holdsLog, superblockIsPending, !isReady { finishSuperblock() }
+    durable = []
+  }
+
+  private var isReady: Bool { replica.superblock?.activityLogRun == durable.last?.activityLogRun }
+
+  private func load(_ marked: Range<UInt64>, _ block: Superblock) {
+    var bitmap = BlockBitmap(blockCount: block.volumeBytes / blockSize)
+    bitmap.setBlocks(marked)
+    let name = BitmapPage(deviceID: block.deviceID, slot: 0, node: other, number: 0)
+    var bytes = [UInt8](repeating: 0, count: BitmapPage.byteCount)
+    bytes.withUnsafeMutableBytes { name.write(&bitmap, into: $0) }
+    bytes.withUnsafeBytes { replica.loadPage(0, ofPeer: 0, block, $0) }
   }
 
   func advance(milliseconds: UInt64) {
@@ -217,9 +239,40 @@ final class Rig {
   private func drain() {
     effects = []
     while let effect = replica.effects.pop() {
+      if effect.isMetadata {
+        encode(effect)
+        metadata.append(effect)
+        if !holdsLog { answerMetadata() }
+        continue
+      }
       effects.append(effect)
       account(effect)
     }
+  }
+
+  private func encode(_ effect: Effect) {
+    #expect(hasDisk, "metadata for a disk that was let go")
+    var bytes = [UInt8](repeating: 0, count: 4096)
+    bytes.withUnsafeMutableBytes { bytes in
+      if case .writeBitmapPage(let entry) = effect { _ = replica.encodePage(entry, into: bytes) }
+      if case .writeActivityLog = effect { _ = replica.encodeActivityLog(into: bytes) }
+    }
+  }
+
+  /// Answers the oldest page or transaction.
+  func finishMetadata(result: Int32 = 0) {
+    answerMetadata(result: result)
+    drain()
+  }
+
+  private func answerMetadata(result: Int32 = 0) {
+    let event: Event =
+      switch metadata.removeFirst() {
+      case .writeBitmapPage(let entry): .bitmapPageWritten(entry, result: result)
+      default: .activityLogWritten(result: result)
+      }
+    entropy &+= 1
+    replica.step(event, at: now, entropy: entropy)
   }
 
   private func account(_ effect: Effect) {
@@ -227,6 +280,7 @@ final class Rig {
     case .read, .serve, .write, .writeZeroes, .flush:
       #expect(hasDisk, "an operation on a disk that was let go")
       disk.append(effect)
+    case .writeBitmapPage, .writeActivityLog: break
     case .writeSuperblock:
       #expect(hasDisk, "a superblock for a disk that was let go")
       #expect(!superblockIsPending, "two superblocks at once")
@@ -279,6 +333,14 @@ final class Rig {
 }
 
 extension Effect {
+  /// A page of a bitmap or a transaction of the activity log.
+  var isMetadata: Bool {
+    switch self {
+    case .writeBitmapPage, .writeActivityLog: true
+    default: false
+    }
+  }
+
   /// The request that a disk effect belongs to.
   var diskRequest: SlotID? {
     switch self {
@@ -298,6 +360,8 @@ extension Effect {
     case .writeZeroes: "write zeroes"
     case .flush: "flush"
     case .writeSuperblock: "superblock"
+    case .writeBitmapPage: "page"
+    case .writeActivityLog: "log"
     case .send(_, let header, _): "send \(header.type)"
     case .sendControl(_, let message): "send \(message)"
     case .dial: "dial"

@@ -54,6 +54,7 @@ private struct Driver: ~Copyable {
         disk.append((id, false))
       case .serve(let id, _): disk.append((id, true))
       case .writeSuperblock: superblockIsPending = true
+      case .writeBitmapPage, .writeActivityLog: writeMetadata(effect)
       case .release(let buffer):
         precondition(held.remove(buffer.value) != nil, "a buffer came back twice")
       case .complete(let tag, _):
@@ -68,6 +69,19 @@ private struct Driver: ~Copyable {
       case .dial: isDialing = true
       default: break
       }
+    }
+  }
+
+  /// Pages and transactions are on the disk at once.
+  mutating func writeMetadata(_ effect: Effect) {
+    var bytes = [UInt8](repeating: 0, count: 4096)
+    entropy &+= 1
+    if case .writeBitmapPage(let entry) = effect {
+      bytes.withUnsafeMutableBytes { _ = replica.encodePage(entry, into: $0) }
+      replica.step(.bitmapPageWritten(entry, result: 0), at: now, entropy: entropy)
+    } else {
+      bytes.withUnsafeMutableBytes { _ = replica.encodeActivityLog(into: $0) }
+      replica.step(.activityLogWritten(result: 0), at: now, entropy: entropy)
     }
   }
 
@@ -144,7 +158,10 @@ private func attach(_ driver: inout Driver, _ input: inout Input) {
   for number in 0..<input.below(3) {
     block.lineage.begin(id: UInt64(number + 1), author: number == 1 ? me : other)
   }
-  driver.replica.attach(block, token: 1, at: driver.now, entropy: 1)
+  if input.flag() { block.peers = [PeerSlotRecord(node: other, base: block.lineage.newest)] }
+  let hot: ActivityLogRecovery = block.dirty && input.flag() ? .extents([0]) : .none
+  guard driver.replica.prepareAttach(block) else { return }
+  driver.replica.attach(block, hot: hot, token: 1, at: driver.now, entropy: 1)
   driver.drain()
 }
 

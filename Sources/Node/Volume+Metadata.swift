@@ -1,0 +1,210 @@
+/// The metadata of a volume: reading it when a disk is attached, and writing what the core wants.
+///
+/// A superblock goes to the older copy first. When that is on the disk and the core has nothing
+/// newer, the other copy is brought up to date, so that rot of either loses nothing. The two are
+/// never written at the same time.
+import BlockIO
+import BlockTypes
+import Exports
+import Glibc
+import Metadata
+import Replication
+
+/// How far the metadata of a disk was read: the activity log after a crash, then the bitmaps.
+struct MetadataLoading {
+  /// Bytes read at once: the whole ring of the activity log, or 256 pages of a bitmap.
+  static let pieceBytes = ActivityLog.ringBytes
+
+  var superblock: Superblock?
+  /// The core would refuse the disk: nothing needs to be read.
+  var isRefused = false
+  var needsLog = false
+  var hot = ActivityLogRecovery.none
+  /// The next pages to be read.
+  var slot = 0
+  var page = 0
+  /// Pages in the piece that is being read; 0 for the log.
+  var pagesInPiece = 0
+}
+
+extension Volume {
+  /// Reads the next piece, or attaches the disk when there is none.
+  mutating func readMetadata(_ reactor: inout Reactor, _ server: inout NBDServer) {
+    guard var open = disk, let block = open.loading.superblock, let piece = open.piece else {
+      preconditionFailure("metadata is read once its superblock is known")
+    }
+    var position = open.layout.activityLogOffset
+    var length = MetadataLoading.pieceBytes
+    open.loading.pagesInPiece = 0
+    if open.loading.isRefused || !open.loading.needsLog {
+      guard let pages = nextPages(&open.loading, block) else {
+        disk = open
+        return finishAttach(block, &reactor, &server)
+      }
+      position = open.layout.bitmapPageOffset(slot: open.loading.slot, page: pages.lowerBound)
+      length = pages.count * BitmapPage.byteCount
+      open.loading.pagesInPiece = pages.count
+    }
+    disk = open
+    diskOperations += 1
+    reactor.diskRead(
+      open.metadataDescriptor, into: piece, length: UInt32(length), at: position,
+      tag: NodeTag(.metadataRead, volume: index).value)
+  }
+
+  /// The pages that the next piece holds; `nil` when all that count were read.
+  private func nextPages(_ loading: inout MetadataLoading, _ block: Superblock) -> Range<Int>? {
+    guard !loading.isRefused else { return nil }
+    while loading.slot < peerHosts.count {
+      let count = replica.bitmapPageCount(loading.slot)
+      if replica.hasBitmap(ofPeer: loading.slot, in: block), loading.page < count {
+        let limit = MetadataLoading.pieceBytes / BitmapPage.byteCount
+        return loading.page..<min(loading.page + limit, count)
+      }
+      loading.slot += 1
+      loading.page = 0
+    }
+    return nil
+  }
+
+  mutating func metadataRead(
+    _ result: Int32, _ reactor: inout Reactor, _ server: inout NBDServer
+  ) {
+    guard var open = disk, let block = open.loading.superblock, let piece = open.piece else {
+      preconditionFailure("metadata was read from a disk that is not open")
+    }
+    guard !isLeaving else {
+      detachDisk(&reactor)
+      reports.append(
+        .attachFailed(token: open.token, .cannotOpen("the resource is being taken down")))
+      return
+    }
+    let memory = unsafe UnsafeRawBufferPointer(reactor.memory(of: piece))
+    if open.loading.pagesInPiece == 0 {
+      let ring = unsafe UnsafeRawBufferPointer(rebasing: memory[0..<ActivityLog.ringBytes])
+      // A log that cannot be read is as good as a damaged one: everything may differ.
+      open.loading.hot =
+        result < 0 ? .damaged(.wrongSize(0)) : ActivityLog.recover(ring, for: block)
+      open.loading.needsLog = false
+      if case .damaged(let damage) = open.loading.hot {
+        reports.append(.warning("activity log: \(damage); the whole volume counts as changed"))
+      }
+    } else {
+      for offset in 0..<open.loading.pagesInPiece {
+        let start = offset * BitmapPage.byteCount
+        let bytes = unsafe UnsafeRawBufferPointer(
+          rebasing: memory[start..<(start + BitmapPage.byteCount)])
+        unsafe replica.loadPage(
+          open.loading.page + offset, ofPeer: open.loading.slot, block, result < 0 ? nil : bytes)
+      }
+      open.loading.page += open.loading.pagesInPiece
+    }
+    disk = open
+    readMetadata(&reactor, &server)
+  }
+
+  private mutating func finishAttach(
+    _ block: Superblock, _ reactor: inout Reactor, _ server: inout NBDServer
+  ) {
+    guard let open = disk else { return }
+    if let piece = open.piece { reactor.release(piece) }
+    disk?.piece = nil
+    replica.attach(
+      block, hot: open.loading.hot, token: open.token, at: reactor.now, entropy: entropy.next())
+    // A refusal leaves the core Diskless: then the disk is not ours.
+    if replica.superblock == nil { detachDisk(&reactor) }
+    carryOut(&reactor, &server)
+  }
+
+  // MARK: Writing
+
+  /// Writes the core's superblock as it is now over the older copy.
+  mutating func writeSuperblock(_ reactor: inout Reactor) {
+    guard var open = disk, var block = replica.superblock else {
+      preconditionFailure("the core writes superblocks only while a disk is attached")
+    }
+    guard !open.isWritingCopy else {
+      disk?.wantsSuperblock = true
+      return
+    }
+    open.wantsSuperblock = false
+    open.wantsMirror = false
+    open.isWritingCopy = true
+    open.sequence += 1
+    block.sequence = open.sequence
+    let memory = unsafe reactor.memory(of: open.nextCopy == 0 ? open.copies.0 : open.copies.1)
+    unsafe block.encode(
+      into: UnsafeMutableRawBufferPointer(rebasing: memory[0..<Superblock.byteCount]))
+    disk = open
+    writeCopy(.superblockWrite, &reactor)
+  }
+
+  private mutating func writeCopy(_ kind: TagKind, _ reactor: inout Reactor) {
+    guard let open = disk else { return }
+    diskOperations += 1
+    reactor.diskWrite(
+      open.metadataDescriptor, from: open.nextCopy == 0 ? open.copies.0 : open.copies.1,
+      length: UInt32(Superblock.byteCount), at: open.offset(ofCopy: open.nextCopy), durable: true,
+      tag: NodeTag(kind, volume: index).value)
+  }
+
+  /// A copy of the superblock was written, or could not be.
+  mutating func copyWritten(
+    _ result: Int32, isMirror: Bool, _ reactor: inout Reactor, _ server: inout NBDServer
+  ) {
+    guard var open = disk else { preconditionFailure("a copy of a disk that is not open") }
+    open.isWritingCopy = false
+    if result >= 0 { open.nextCopy = 1 - open.nextCopy }
+    open.wantsMirror = !isMirror && result >= 0
+    disk = open
+    if !isMirror { step(.superblockWritten(result: result), &reactor, &server) }
+    guard let open = disk else { return }
+    if open.wantsSuperblock {
+      disk?.wantsSuperblock = false
+      guard replica.superblock == nil else { return writeSuperblock(&reactor) }
+      // The core let the disk go while it waited.
+      step(.superblockWritten(result: -ECANCELED), &reactor, &server)
+    } else if open.wantsMirror, !open.isWritingCopy {
+      mirror(&reactor)
+    }
+  }
+
+  private mutating func mirror(_ reactor: inout Reactor) {
+    guard let open = disk else { return }
+    let (old, new) = open.nextCopy == 0 ? open.copies : (open.copies.1, open.copies.0)
+    unsafe reactor.memory(of: old).copyMemory(
+      from: UnsafeRawBufferPointer(rebasing: reactor.memory(of: new)[0..<Superblock.byteCount]))
+    disk?.wantsMirror = false
+    disk?.isWritingCopy = true
+    writeCopy(.mirrorWrite, &reactor)
+  }
+
+  mutating func writeBitmapPage(_ entry: UInt8, _ reactor: inout Reactor) {
+    guard let open = disk else { preconditionFailure("pages are written to a disk") }
+    let start = Int(entry) * BitmapPage.byteCount
+    let memory = unsafe reactor.memory(of: open.pages)
+    let (slot, page) = unsafe replica.encodePage(
+      entry,
+      into: UnsafeMutableRawBufferPointer(rebasing: memory[start..<(start + BitmapPage.byteCount)]))
+    diskOperations += 1
+    reactor.diskWrite(
+      open.metadataDescriptor, from: open.pages, bufferOffset: UInt32(start),
+      length: UInt32(BitmapPage.byteCount),
+      at: open.layout.bitmapPageOffset(slot: slot, page: page), durable: true,
+      tag: NodeTag(
+        .bitmapPageWrite, volume: index, id: SlotID(slot: UInt32(entry), generation: 0)
+      ).value)
+  }
+
+  mutating func writeActivityLog(_ reactor: inout Reactor) {
+    guard let open = disk else { preconditionFailure("the log is written to a disk") }
+    let memory = unsafe reactor.memory(of: open.transaction)
+    let offset = unsafe replica.encodeActivityLog(
+      into: UnsafeMutableRawBufferPointer(rebasing: memory[0..<ActivityLog.transactionBytes]))
+    diskOperations += 1
+    reactor.diskWrite(
+      open.metadataDescriptor, from: open.transaction,
+      length: UInt32(ActivityLog.transactionBytes), at: open.layout.activityLogOffset + offset,
+      durable: true, tag: NodeTag(.activityLogWrite, volume: index).value)
+  }
+}
