@@ -126,7 +126,8 @@ private struct Driver: ~Copyable {
 func fuzzCore(_ bytes: UnsafeRawBufferPointer) {
   var input = Input(bytes)
   var driver = Driver()
-  attach(&driver, &input)
+  let start = input.below(8)
+  if start < 4 { begin(&driver, start) } else { attach(&driver, &input) }
   while !input.isAtEnd {
     switch input.below(16) {
     case 0, 1: submit(&driver, &input)
@@ -144,6 +145,65 @@ func fuzzCore(_ bytes: UnsafeRawBufferPointer) {
       }
     case 9...12: answer(&driver, &input)
     default: message(&driver, &input)
+    }
+  }
+}
+
+/// Goes to where most of the core is: connected to a peer with the same data, as Primary, as source
+/// or as target of a resync. Nobody finds the way by chance.
+private func begin(_ driver: inout Driver, _ start: Int) {
+  guard let me = NodeID(0), let other = NodeID(1) else { return }
+  var old = Lineage()
+  old.begin(id: 1, author: other)
+  var new = old
+  new.begin(id: 2, author: other)
+  let isSource = start == 2
+  let isTarget = start == 3
+  var block = Superblock(node: me, resource: "r0", volumeBytes: 8 << 20, deviceID: 7)
+  block.diskState = .upToDate
+  block.lineage = isSource ? new : old
+  if isSource { block.peers = [PeerSlotRecord(node: other, base: old.newest)] }
+  driver.replica.attach(block, token: 1, at: driver.now, entropy: 1)
+  driver.drain()
+  driver.step(.command(.connect, token: 2))
+  driver.now = max(driver.now, driver.replica.nextDeadline)
+  driver.step(.tick)
+  driver.nextConnection += 1
+  let connection = ConnectionID(driver.nextConnection)
+  driver.connection = connection
+  driver.step(.dialed(peer: 0, connection))
+  var hello = Hello(node: other, instance: 1, epoch: 0, resource: "r0")
+  hello.isPrimary = isTarget
+  send(.helloReply, encoded(hello.encode), &driver)
+  settle(&driver)
+  var report = StateReport(
+    volumeBytes: 8 << 20, disk: .upToDate, role: isTarget ? .primary : .secondary)
+  report.lineage = isTarget ? new : old
+  if isTarget { report.base = old.newest }
+  send(.state, encoded(report.encode), &driver)
+  settle(&driver)
+  if start == 1 {
+    driver.step(.command(.primary(force: false), token: 3))
+    settle(&driver)
+  }
+}
+
+/// Answers disk and peer until nothing is left to answer.
+private func settle(_ driver: inout Driver) {
+  let nothing = UnsafeRawBufferPointer(start: nil, count: 0)
+  for _ in 0..<100 {
+    if !driver.disk.isEmpty {
+      driver.finishDisk(0, fails: false)
+    } else if driver.superblockIsPending {
+      driver.finishSuperblock(fails: false)
+    } else if driver.chunks > 0 || !driver.unanswered.isEmpty {
+      var zeroes = Input(nothing)
+      answer(&driver, &zeroes)
+    } else if driver.replica.status(ofPeer: 0).replication == .wfBitMapT {
+      guard let connection = driver.connection else { return }
+      driver.receive(MessageHeader(.bitmapDone), [], on: connection)
+    } else {
+      return
     }
   }
 }
