@@ -97,6 +97,37 @@ public struct ControlClient: ~Copyable {
     }
   }
 
+  /// Sends one request and gives every reply to `each` until it says `false` or the daemon ends.
+  public func watch(
+    _ request: ControlRequest, _ each: (ControlReply) -> Bool
+  ) throws(ControlClientError) {
+    var waiting: [UInt8] = []
+    var chunk = [UInt8](repeating: 0, count: 64 << 10)
+    let line: [UInt8]
+    do { line = try ControlCodec.line(request) } catch { throw .message(error) }
+    try write(line)
+    while true {
+      try wait(for: Int16(POLLIN), until: .infinity)
+      let count = unsafe chunk.withUnsafeMutableBytes { buffer in
+        unsafe recv(descriptor, buffer.baseAddress!, buffer.count, Int32(MSG_DONTWAIT))
+      }
+      if count < 0 && (errno == EINTR || errno == EAGAIN) { continue }
+      guard count > 0 else { throw .closed(socket: socket) }
+      waiting += chunk[..<count]
+      while let end = waiting.firstIndex(of: UInt8(ascii: "\n")) {
+        let reply: ControlReply
+        do { reply = try ControlCodec.reply(from: waiting[...end]) } catch {
+          throw .message(error)
+        }
+        waiting.removeSubrange(...end)
+        if !each(reply) { return }
+      }
+      guard waiting.count < ControlCodec.replyBytes else {
+        throw .message(.tooLong(limit: ControlCodec.replyBytes))
+      }
+    }
+  }
+
   private func write(_ bytes: [UInt8]) throws(ControlClientError) {
     let deadline = now() + timeoutSeconds
     var sent = 0

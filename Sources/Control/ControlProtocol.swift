@@ -13,6 +13,8 @@ public enum ControlCommand: String, Sendable, Codable, CaseIterable {
   case status
   /// The configuration that runs, of one resource or all: the reply carries `configurations`.
   case show
+  /// Every change from now on: one reply with `status`, then one with lines for each change.
+  case events = "events2"
   /// Create the resource, attach its disk and connect. Carries `configuration`.
   case up
   /// Disconnect, detach and forget the resource.

@@ -5,8 +5,53 @@
 /// 60 s without a request closes a connection.
 import Control
 import Logging
+import NIOConcurrencyHelpers
 import NIOCore
 import NIOPosix
+
+/// A client that watches with `events2`. One that does not read is closed, so that nothing is left
+/// out silently.
+final class EventSink: @unchecked Sendable {
+  // Unchecked: `waiting` and `isGone` are touched with `lock` held; a channel may be used by any
+  // thread.
+  private let channel: any Channel
+  private let lock = NIOLock()
+  private var waiting = 0
+  private var isGone = false
+
+  /// Messages that may wait for the client to read.
+  private static let limit = 4096
+
+  init(_ channel: any Channel) {
+    self.channel = channel
+    channel.closeFuture.whenComplete { _ in self.lock.withLock { self.isGone = true } }
+  }
+
+  /// Sends the client away.
+  func close() { channel.close(promise: nil) }
+
+  /// Sends a message; `false` when there is nobody any more.
+  func send(_ reply: ControlReply) -> Bool {
+    let isLate = lock.withLock { () -> Bool? in
+      if isGone { return nil }
+      waiting += 1
+      return waiting > Self.limit
+    }
+    guard let isLate else { return false }
+    guard !isLate else {
+      channel.close(promise: nil)
+      return false
+    }
+    let channel = channel
+    channel.eventLoop.execute {
+      guard let line = try? ControlCodec.line(reply) else { return channel.close(promise: nil) }
+      channel.writeAndFlush(ByteBuffer(bytes: line)).whenComplete { _ in
+        self.lock.withLock { self.waiting -= 1 }
+      }
+    }
+    return true
+  }
+}
 
 /// Takes a request and answers it once, from any thread.
 typealias RequestHandler = @Sendable (ControlRequest, @escaping ReplyHandler) -> Void
@@ -20,7 +65,8 @@ struct ControlServer {
 
   /// Listens on `path`, replacing a socket file that a dead daemon left behind.
   static func start(
-    path: String, group: MultiThreadedEventLoopGroup, handler: @escaping RequestHandler
+    path: String, group: MultiThreadedEventLoopGroup,
+    subscribe: @escaping @Sendable (EventSink) -> Void, handler: @escaping RequestHandler
   ) throws -> ControlServer {
     let counter = ConnectionCounter()
     let channel = try ServerBootstrap(group: group)
@@ -33,7 +79,7 @@ struct ControlServer {
           try pipeline.addHandler(IdleStateHandler(readTimeout: .seconds(60)))
           try pipeline.addHandler(
             ByteToMessageHandler(LineDecoder(), maximumBufferSize: ControlCodec.requestBytes))
-          try pipeline.addHandler(ControlHandler(handler: handler))
+          try pipeline.addHandler(ControlHandler(subscribe: subscribe, handler: handler))
         }
       }
       .bind(unixDomainSocketPath: path, cleanupExistingSocketFile: true).wait()
@@ -85,6 +131,7 @@ private final class ControlHandler: ChannelInboundHandler {
   typealias InboundIn = ByteBuffer
   typealias OutboundOut = ByteBuffer
 
+  private let subscribe: @Sendable (EventSink) -> Void
   private let handler: RequestHandler
   /// Requests whose answers have not been sent. Touched on the connection's event loop only.
   private var unanswered = 0
@@ -92,7 +139,12 @@ private final class ControlHandler: ChannelInboundHandler {
   /// Requests a client may send ahead. One that goes beyond reads no answers, or wants no good.
   private static let unansweredLimit = 64
 
-  init(handler: @escaping RequestHandler) { self.handler = handler }
+  init(
+    subscribe: @escaping @Sendable (EventSink) -> Void, handler: @escaping RequestHandler
+  ) {
+    self.subscribe = subscribe
+    self.handler = handler
+  }
 
   func channelRead(context: ChannelHandlerContext, data: NIOAny) {
     let line = unwrapInboundIn(data)
@@ -106,6 +158,14 @@ private final class ControlHandler: ChannelInboundHandler {
     let channel = context.channel
     guard unanswered < Self.unansweredLimit, channel.isWritable else {
       return context.close(promise: nil)
+    }
+    guard request.command != .events else {
+      // A watcher says nothing more.
+      let pipeline = context.pipeline.syncOperations
+      if let idle = try? pipeline.context(handlerType: IdleStateHandler.self) {
+        pipeline.removeHandler(context: idle, promise: nil)
+      }
+      return subscribe(EventSink(channel))
     }
     unanswered += 1
     let bound = NIOLoopBound(self, eventLoop: channel.eventLoop)

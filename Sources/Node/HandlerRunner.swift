@@ -1,7 +1,7 @@
 /// Runs the commands of `handlers { }` as DRBD does: through a shell, with DRBD's environment.
 ///
-/// Bounds: one command at a time, 64 waiting, 60 s each; one that takes longer is killed with all it
-/// started. Nothing here runs on the reactor's thread.
+/// Bounds: one command at a time, 64 waiting, 60 s each; one that takes longer is killed with all
+/// it started. Nothing here runs on the reactor's thread.
 import Foundation
 import Glibc
 
@@ -122,6 +122,6 @@ private func withCStrings<Result>(
   var pointers: [UnsafeMutablePointer<CChar>?] = unsafe []
   for text in texts { unsafe pointers.append(strdup(text)) }
   unsafe pointers.append(nil)
-  defer { for unsafe pointer in unsafe pointers { unsafe free(pointer) } }
+  defer { unsafe pointers.forEach { unsafe free($0) } }
   return unsafe body(pointers)
 }

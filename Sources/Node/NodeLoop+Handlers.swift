@@ -8,16 +8,22 @@ import Wire
 
 extension NodeLoop {
   /// Calls the handlers that a change is about.
-  func callHandlers(_ slot: Int, _ note: Note) {
+  mutating func callHandlers(_ slot: Int, _ note: Note) {
     switch note {
     case .handler(let peer, let call): callHandler(slot, peer, call)
-    case .disk(_, .failed): callHandler(slot, 0, .localIOError)
+    case .disk(_, .failed): handlerIsDue(slot, 0, .localIOError)
     case .replication(let peer, .syncTarget, .established):
-      callHandler(slot, peer, .afterResyncTarget)
+      handlerIsDue(slot, peer, .afterResyncTarget)
     case .role, .disk, .connection, .replication, .peerDisk, .peerRole, .decision,
       .newGeneration, .resyncDone, .diskError, .protocolError:
       break
     }
+  }
+
+  /// A handler that the core does not ask for itself.
+  private mutating func handlerIsDue(_ slot: Int, _ peer: Int, _ call: HandlerCall) {
+    publish(slot, .handler(peer: peer, call))
+    callHandler(slot, peer, call)
   }
 
   private func callHandler(_ slot: Int, _ peer: Int, _ call: HandlerCall) {
@@ -34,8 +40,8 @@ extension NodeLoop {
         environment: handlerEnvironment(configuration, host, peerHost, minor: slot),
         subject: "\(name) \(peerHost.name)",
         ended: { status in
-          guard call == .beforeResyncTarget else { return }
-          _ = mailbox.post(.resyncAllowed(resource: name, peer: peer, status == 0))
+          _ = mailbox.post(
+            .handlerEnded(resource: name, peer: peer, call, status: status))
         }))
   }
 
@@ -59,11 +65,15 @@ extension NodeLoop {
     return environment
   }
 
-  /// The handler `before-resync-target` has ended.
-  mutating func resyncAllowed(_ resource: String, _ peer: Int, _ isAllowed: Bool) {
+  /// A handler has ended. On `before-resync-target` depends what the core does next.
+  mutating func handlerEnded(
+    _ resource: String, _ peer: Int, _ call: HandlerCall, _ status: Int32
+  ) {
     guard let slot = slot(of: resource), let volume = unsafe volumes[slot] else { return }
+    publishHandlerEnd(slot, peer, call, status)
+    guard call == .beforeResyncTarget else { return }
     let token = register(.silent, slot) { _ in }
     unsafe volume.pointee.step(
-      .command(.resyncAllowed(peer: peer, isAllowed), token: token), &reactor, &server)
+      .command(.resyncAllowed(peer: peer, status == 0), token: token), &reactor, &server)
   }
 }

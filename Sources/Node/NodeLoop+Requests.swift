@@ -14,8 +14,9 @@ extension NodeLoop {
     case .request(let request, let handler): handle(request, handler)
     case .restore(let request, let wantsPrimary, let handler):
       up(request, handler, wantsPrimary: wantsPrimary)
-    case .resyncAllowed(let resource, let peer, let isAllowed):
-      resyncAllowed(resource, peer, isAllowed)
+    case .handlerEnded(let resource, let peer, let call, let status):
+      handlerEnded(resource, peer, call, status)
+    case .subscribe(let sink): subscribe(sink)
     case .terminate(let handler): terminate(handler)
     }
   }
@@ -27,6 +28,9 @@ extension NodeLoop {
     }
     switch request.command {
     case .status: return handler(statusReply(request))
+    case .events:
+      // The control socket subscribes watchers itself.
+      return handler(ControlReply(refusing: .invalidRequest, object: "events2"))
     case .show: return handler(showReply(request))
     case .up: return up(request, handler, wantsPrimary: false)
     case .down, .attach, .detach, .connect, .disconnect, .primary, .secondary, .invalidate,
@@ -78,7 +82,7 @@ extension NodeLoop {
       }
       unsafe volume.pointee.changeOptions(to: configuration, for: request.command)
       handler(ControlReply())
-    case .status, .show, .up: preconditionFailure("handled before")
+    case .status, .show, .events, .up: preconditionFailure("handled before")
     }
   }
 
@@ -103,10 +107,13 @@ extension NodeLoop {
     let slots = slots(for: request)
     if let missing = refusal(of: request, slots) { return missing }
     return ControlReply(
-      status: slots.compactMap { slot in
-        unsafe volumes[slot]?.pointee.status(
-          engine: reactor.engineDescription, isOpen: isOpen(slot), now: reactor.now)
-      })
+      status: slots.compactMap { slot in status(of: slot) })
+  }
+
+  /// What `status` shows of a volume.
+  func status(of slot: Int) -> ResourceStatus? {
+    unsafe volumes[slot]?.pointee.status(
+      engine: reactor.engineDescription, isOpen: isOpen(slot), now: reactor.now)
   }
 
   private func showReply(_ request: ControlRequest) -> ControlReply {
@@ -188,6 +195,7 @@ extension NodeLoop {
     guard let volume = unsafe volumes[slot] else { return }
     unsafe volume.pointee.wantsPrimary = wantsPrimary
     unsafe volume.pointee.startAccepting(&reactor)
+    publish("create", slot)
     let token = register(.upAttach, slot, handler)
     unsafe volume.pointee.beginAttach(token, &reactor)
   }
@@ -317,6 +325,7 @@ extension NodeLoop {
     _ slot: Int, _ reply: ControlReply, _ handler: @escaping ReplyHandler
   ) {
     guard let volume = unsafe volumes[slot] else { return handler(reply) }
+    publish("destroy", slot)
     let deadline = reactor.now.advanced(milliseconds: Self.farewellMs)
     farewells[slot] = Farewell(reply: reply, deadline: deadline, handler: handler)
     if let export = unsafe volume.pointee.exportSlot {

@@ -44,6 +44,8 @@ struct NodeLoop: ~Copyable {
   var pending: [UInt64: PendingReply] = [:]
   var nextToken: UInt64 = 1
   var seed: UInt64
+  /// Who watches with `events2`; bounded by the connections of the control socket.
+  var watchers: [EventSink] = []
   var isTerminating = false
   var isStopped = false
   var terminateHandler: ReplyHandler?
@@ -173,6 +175,7 @@ struct NodeLoop: ~Copyable {
       switch report {
       case .note(let note):
         log(slot, note)
+        publish(slot, note)
         callHandlers(slot, note)
       case .warning(let text):
         options.log(.warning, "\(unsafe volume.pointee.configuration.name): \(text)")

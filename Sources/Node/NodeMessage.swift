@@ -1,5 +1,6 @@
 /// What other threads ask the reactor's thread to do.
 import BlockTypes
+import Replication
 public import Control
 
 /// Takes the answer to a request, on the reactor's thread: it must hand it on and return at once.
@@ -10,8 +11,10 @@ enum NodeMessage: Sendable {
   case request(ControlRequest, ReplyHandler)
   /// The program starts: bring the resource up, and make it Primary again when that is safe.
   case restore(ControlRequest, wantsPrimary: Bool, ReplyHandler)
-  /// The handler `before-resync-target` ended.
-  case resyncAllowed(resource: String, peer: Int, Bool)
+  /// A handler ended with this exit status.
+  case handlerEnded(resource: String, peer: Int, HandlerCall, status: Int32)
+  /// Somebody watches with `events2`.
+  case subscribe(EventSink)
   /// Clean end of the program.
   case terminate(ReplyHandler)
 }

@@ -125,10 +125,11 @@ public final class NodeService: Sendable {
     configuration: @escaping @Sendable () throws -> Configuration
   ) throws {
     restore(configuration)
-    let server = try ControlServer.start(path: paths.controlSocket, group: group) {
-      [self] request, reply in
-      submit(request, reply)
-    }
+    let mailbox = mailbox
+    let server = try ControlServer.start(
+      path: paths.controlSocket, group: group,
+      subscribe: { sink in if !mailbox.post(.subscribe(sink)) { sink.close() } },
+      handler: { [self] request, reply in submit(request, reply) })
     whenReady()
     state.waitForStop()
     server.close()
@@ -259,8 +260,8 @@ private final class StateKeeper: @unchecked Sendable {
   func remembers(_ command: ControlCommand) -> Bool {
     switch command {
     case .up, .down, .primary, .secondary: true
-    case .status, .show, .attach, .detach, .connect, .disconnect, .invalidate, .netOptions,
-      .diskOptions, .resourceOptions:
+    case .status, .show, .events, .attach, .detach, .connect, .disconnect, .invalidate,
+      .netOptions, .diskOptions, .resourceOptions:
       false
     }
   }
@@ -278,8 +279,8 @@ private final class StateKeeper: @unchecked Sendable {
       case .down: state.setDown(name)
       case .primary: state.setPrimary(name, true)
       case .secondary: state.setPrimary(name, false)
-      case .status, .show, .attach, .detach, .connect, .disconnect, .invalidate, .netOptions,
-        .diskOptions, .resourceOptions:
+      case .status, .show, .events, .attach, .detach, .connect, .disconnect, .invalidate,
+        .netOptions, .diskOptions, .resourceOptions:
         return
       }
       guard state != old else { return }

@@ -16,7 +16,7 @@ extension Volume {
       configuration.options = new.options
       configuration.handlers = new.handlers
       replica.options.apply(handlers: new.handlers)
-    case .status, .show, .up, .down, .attach, .detach, .connect, .disconnect, .primary,
+    case .status, .show, .events, .up, .down, .attach, .detach, .connect, .disconnect, .primary,
       .secondary, .invalidate:
       preconditionFailure("not a section of options")
     }

@@ -17,7 +17,7 @@ struct Ashlaradm: ParsableCommand {
     subcommands: [
       Up.self, Down.self, Attach.self, Detach.self, Connect.self, Disconnect.self, Primary.self,
       Secondary.self, Invalidate.self, Adjust.self, Status.self, Role.self, ConnectionState.self,
-      DiskState.self, GetGenerations.self, ShowGenerations.self, SplitBrain.self,
+      DiskState.self, GetGenerations.self, ShowGenerations.self, SplitBrain.self, Events.self,
       WaitConnect.self, WaitSync.self, Proc.self, Dump.self, CreateMetadata.self,
       DumpMetadata.self, ShowDevice.self, ShowResources.self,
     ])

@@ -178,5 +178,53 @@ extension Integration {
         }
       }
     }
+
+    @Test func `events2 lists what there is and then every change in order`() throws {
+      try withCluster(ClusterOptions(net: "ping-int 1;")) { cluster in
+        let (alpha, beta) = (cluster.alpha, cluster.beta)
+        try expect(
+          cluster, alpha, "events2 --now", 0,
+          """
+          exists resource name:r0 role:Primary suspended:no
+          exists connection name:r0 peer-node-id:1 conn-name:beta connection:Connected \
+          role:Secondary
+          exists device name:r0 volume:0 minor:0 disk:UpToDate
+          exists peer-device name:r0 peer-node-id:1 conn-name:beta volume:0 \
+          replication:Established peer-disk:UpToDate resync-suspended:no
+          exists -
+          """)
+        let program = Machine.programs.appending(path: "ashlaradm").path
+        let watcher = try BackgroundProcess(
+          [
+            program, "--node", "alpha", "--run-dir", cluster.runDirectory.path, "--config",
+            cluster.directory.appending(path: "ashlar.conf").path, "events2",
+          ], log: cluster.directory.appending(path: "events.log"))
+        defer { watcher.kill() }
+        try waitUntil("it lists", seconds: 10) { watcher.text.contains("exists -") }
+        try expect(cluster, beta, "disconnect r0", 0)
+        try waitFor(cluster, alpha, "cstate r0", toSay: "WFConnection")
+        try expect(cluster, alpha, "secondary r0", 0)
+        try expect(cluster, alpha, "down r0", 0)
+        try waitUntil("it tells the end", seconds: 10) {
+          watcher.text.contains("destroy resource name:r0")
+        }
+        let lines = watcher.text.split(separator: "\n").map(String.init)
+        let key = "name:r0 peer-node-id:1 conn-name:beta"
+        let expected = [
+          "exists -",
+          "change connection \(key) connection:Connecting "
+            + "reason:\"the peer disconnected on request\"",
+          "change peer-device \(key) volume:0 replication:Off",
+          "change connection \(key) role:Unknown",
+          "change peer-device \(key) volume:0 peer-disk:DUnknown",
+          "change resource name:r0 role:Secondary",
+          "destroy peer-device \(key) volume:0", "destroy device name:r0 volume:0 minor:0",
+          "destroy connection \(key)", "destroy resource name:r0",
+        ]
+        var rest = expected[...]
+        for line in lines where line == rest.first { rest = rest.dropFirst() }
+        #expect(rest.isEmpty, "missing in this order: \(rest) in\n\(watcher.text)")
+      }
+    }
   }
 }
