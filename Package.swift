@@ -134,7 +134,8 @@ let package = Package(
     .testTarget(
       name: "WireTests", dependencies: ["Wire", "BlockTypes", "TestSupport"], swiftSettings: base),
     .testTarget(
-      name: "MetadataTests", dependencies: ["Metadata", "BlockTypes", "TestSupport"],
+      name: "MetadataTests",
+      dependencies: ["Metadata", "BlockTypes", "TestSupport", "CAllocationCount"],
       swiftSettings: base),
     .testTarget(
       name: "ReplicationTests",

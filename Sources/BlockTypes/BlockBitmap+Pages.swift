@@ -68,7 +68,7 @@ extension BlockBitmap {
   public static let blocksPerPage: UInt64 = 31 * 1024
   /// Bytes of bits in one page on disk.
   public static let pageBitBytes = Int(blocksPerPage / 8)
-  private var wordsPerPage: Int { Int(pageBlocks / 64) }
+  var wordsPerPage: Int { Int(pageBlocks / 64) }
 
   /// Pages in all.
   public var pageCount: Int { dirty.count }

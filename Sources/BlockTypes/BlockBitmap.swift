@@ -8,7 +8,8 @@
 @safe
 public struct BlockBitmap: ~Copyable {
   let words: UnsafeMutablePointer<UInt64>
-  let wordCount: Int
+  /// Words of 64 bits that the bitmap consists of.
+  public let wordCount: Int
 
   /// Blocks that the bitmap describes.
   public let blockCount: UInt64
@@ -130,6 +131,21 @@ public struct BlockBitmap: ~Copyable {
     if blocks.lowerBound > start { mask <<= blocks.lowerBound - start }
     if blocks.upperBound < start + 64 { mask &= (1 << (blocks.upperBound - start)) - 1 }
     return mask
+  }
+
+  /// The bits of blocks `index * 64 ..< index * 64 + 64`, the first one in the lowest bit.
+  public func word(_ index: Int) -> UInt64 {
+    precondition(index >= 0 && index < wordCount, "word outside the bitmap")
+    return unsafe words[index]
+  }
+
+  /// Sets the bits of one word that are set in `word`; those behind the last block are ignored.
+  public mutating func merge(_ word: UInt64, atWord index: Int) {
+    precondition(index >= 0 && index < wordCount, "word outside the bitmap")
+    let before = setCount
+    let mask = Self.mask(index, 0..<blockCount)
+    change(index) { $0 | word & mask }
+    if setCount != before { dirty.insert(index / wordsPerPage) }
   }
 
   /// The first set bit at or after `block`; `nil` when there is none up to the end.

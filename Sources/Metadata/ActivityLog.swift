@@ -192,7 +192,8 @@ extension ActivityLog {
     guard pinned + extents.count <= slotCount else { return .full }
     pinned += extents.count
     var isHot = true
-    for extent in extents {
+    for number in extents {
+      let extent = UInt32(number)
       let index = find(extent) ?? enqueue(extent)
       let entry = unsafe entries[Int(index)]
       if entry.state == .hot {
@@ -208,7 +209,9 @@ extension ActivityLog {
   /// Whether every extent of `range` may be written now. It must be held by a `touch`.
   public func isHot(_ range: ByteRange) -> Bool {
     for extent in Self.extents(of: range) {
-      guard let index = find(extent), unsafe entries[Int(index)].state == .hot else { return false }
+      guard let index = find(UInt32(extent)), unsafe entries[Int(index)].state == .hot else {
+        return false
+      }
     }
     return true
   }
@@ -218,7 +221,7 @@ extension ActivityLog {
     let extents = Self.extents(of: range)
     pinned -= extents.count
     for extent in extents {
-      guard let index = find(extent) else { preconditionFailure("unpin without touch") }
+      guard let index = find(UInt32(extent)) else { preconditionFailure("unpin without touch") }
       let entry = unsafe entries[Int(index)]
       precondition(entry.pins > 0, "more unpins than touches")
       unsafe entries[Int(index)].pins = entry.pins - 1
@@ -235,12 +238,12 @@ extension ActivityLog {
   }
 
   /// The extents that `range` touches.
-  private static func extents(of range: ByteRange) -> Range<UInt32> {
+  private static func extents(of range: ByteRange) -> Range<Int> {
     precondition(range.length <= rangeBytesLimit, "the core splits longer ranges")
     guard range.length > 0 else { return 0..<0 }
     let last = (range.end - 1) / extentBytes
     precondition(last < UInt64(nothing), "an extent beyond every volume")
-    return UInt32(range.start / extentBytes)..<(UInt32(last) + 1)
+    return Int(range.start / extentBytes)..<Int(last) + 1
   }
 
   /// Puts a hot extent without pins at the end of those that may leave.

@@ -113,35 +113,3 @@ public struct MetadataLayout: Equatable, Sendable {
       && left.bitmapOffset == right.bitmapOffset && left.bitmapSlotBytes == right.bitmapSlotBytes
   }
 }
-
-/// The outcome of reading both superblock copies.
-public enum SuperblockChoice: Equatable, Sendable {
-  /// The newer valid copy, and which one it was (0 or 1): the next write goes to the other.
-  case found(Superblock, copy: Int)
-  /// No copy was ever written.
-  case none
-  /// Something is there, but no copy is valid. Never treated as "none": data may depend on it.
-  case damaged(SuperblockError, SuperblockError)
-
-  /// Chooses between the two copies.
-  ///
-  /// A copy that survives beside a damaged one is returned as dirty: the damaged one may have been
-  /// the newer, and have said so. Damage widens a resync, it never narrows it.
-  @safe
-  public init(copyA: UnsafeRawBufferPointer, copyB: UnsafeRawBufferPointer) {
-    let first = Result { () throws(SuperblockError) in try Superblock(parsing: copyA) }
-    let second = Result { () throws(SuperblockError) in try Superblock(parsing: copyB) }
-    switch (first, second) {
-    case (.success(let a), .success(let b)):
-      self = a.sequence >= b.sequence ? .found(a, copy: 0) : .found(b, copy: 1)
-    case (.success(var a), .failure(let error)):
-      a.dirty = a.dirty || !error.isNeverWritten
-      self = .found(a, copy: 0)
-    case (.failure(let error), .success(var b)):
-      b.dirty = b.dirty || !error.isNeverWritten
-      self = .found(b, copy: 1)
-    case (.failure(.noMagic), .failure(.noMagic)): self = .none
-    case (.failure(let a), .failure(let b)): self = .damaged(a, b)
-    }
-  }
-}

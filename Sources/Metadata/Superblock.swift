@@ -59,17 +59,24 @@ public struct PeerSlotRecord: Equatable, Sendable {
 }
 
 /// Why 4 KiB are not a superblock.
-public enum SuperblockError: Error, Equatable, Sendable {
+public enum SuperblockError: Error, Equatable, Sendable, CustomStringConvertible {
   /// Nothing was ever written here: all other bytes than the magic were not looked at.
   case noMagic(found: UInt64)
   case badChecksum(found: UInt32, computed: UInt32)
   case unknownVersion(UInt32)
   case badField(String, UInt64)
 
-  /// Whether this is no damage but a place that was not used yet.
-  var isNeverWritten: Bool {
-    if case .noMagic = self { return true }
-    return false
+  /// What is wrong, in words.
+  public var description: String {
+    switch self {
+    case .noMagic(0): "nothing was ever written"
+    case .noMagic(let magic): "no superblock, it begins with 0x" + String(magic, radix: 16)
+    case .badChecksum(let found, let computed):
+      "checksum 0x\(String(found, radix: 16)) where 0x\(String(computed, radix: 16)) is right"
+    case .unknownVersion(let version):
+      "format version \(version), this program knows \(Superblock.version)"
+    case .badField(let field, let value): "\(field) is \(value)"
+    }
   }
 }
 

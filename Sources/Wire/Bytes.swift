@@ -1,4 +1,5 @@
-/// Big-endian numbers in raw memory, bounds-checked.
+/// Big-endian numbers in raw memory, one after the other or at given places, bounds-checked.
+import BlockTypes
 
 /// Reads numbers at given places; a place outside the memory traps, so lengths are checked first.
 @safe
@@ -12,20 +13,13 @@ public struct ByteReader {
   public var count: Int { unsafe bytes.count }
 
   /// The byte at `offset`.
-  public func uint8(at offset: Int) -> UInt8 { load(offset) }
+  public func uint8(at offset: Int) -> UInt8 { unsafe bytes.bigEndian(at: offset) }
   /// The 16-bit number at `offset`.
-  public func uint16(at offset: Int) -> UInt16 { UInt16(bigEndian: load(offset)) }
+  public func uint16(at offset: Int) -> UInt16 { unsafe bytes.bigEndian(at: offset) }
   /// The 32-bit number at `offset`.
-  public func uint32(at offset: Int) -> UInt32 { UInt32(bigEndian: load(offset)) }
+  public func uint32(at offset: Int) -> UInt32 { unsafe bytes.bigEndian(at: offset) }
   /// The 64-bit number at `offset`.
-  public func uint64(at offset: Int) -> UInt64 { UInt64(bigEndian: load(offset)) }
-
-  @inline(__always)
-  private func load<Number: FixedWidthInteger & BitwiseCopyable>(_ offset: Int) -> Number {
-    precondition(offset >= 0, "a place before the start")
-    precondition(unsafe offset + MemoryLayout<Number>.size <= bytes.count, "a place past the end")
-    return unsafe bytes.loadUnaligned(fromByteOffset: offset, as: Number.self)
-  }
+  public func uint64(at offset: Int) -> UInt64 { unsafe bytes.bigEndian(at: offset) }
 }
 
 /// Writes numbers one after the other; writing past the end traps.
@@ -42,8 +36,7 @@ public struct ByteWriter {
   @inline(__always)
   public mutating func put<Number: FixedWidthInteger & BitwiseCopyable>(_ number: Number) {
     let end = position + MemoryLayout<Number>.size
-    precondition(unsafe end <= bytes.count, "no room for the number")
-    unsafe bytes.storeBytes(of: number.bigEndian, toByteOffset: position, as: Number.self)
+    unsafe bytes.storeBigEndian(number, at: position)
     position = end
   }
 }

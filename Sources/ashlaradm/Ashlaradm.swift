@@ -19,7 +19,8 @@ struct Ashlaradm: ParsableCommand {
       Secondary.self, Invalidate.self, Adjust.self, Status.self, Role.self, ConnectionState.self,
       DiskState.self, GetGenerations.self, ShowGenerations.self, SplitBrain.self, Events.self,
       WaitConnect.self, WaitSync.self, Proc.self, Dump.self, CreateMetadata.self,
-      DumpMetadata.self, ShowDevice.self, ShowResources.self,
+      DumpMetadata.self, RestoreMetadata.self, ApplyActivityLog.self, WipeMetadata.self,
+      ShowDevice.self, ShowResources.self,
     ])
 
   /// The names of all commands, for drbdadm's spellings and for "did you mean".

@@ -32,7 +32,7 @@ private final class Disk {
 struct MetadataDisk {
   /// Where data and metadata lie.
   ///
-  /// With room for one bitmap until `makeRoom` or `superblock` has found the right number.
+  /// With room for one bitmap until `makeRoom` has said how many there are.
   private(set) var layout: MetadataLayout
   private let placement: MetadataPlacement
   private let data: Disk
@@ -76,6 +76,31 @@ struct MetadataDisk {
 
   /// The path of the disk that holds the metadata.
   var metadataPath: String { metadata.device.path }
+  /// The path of the disk that holds the data.
+  var dataPath: String { data.device.path }
+
+  /// Where a superblock copy is on the metadata disk.
+  func offset(ofCopy copy: Int) -> UInt64 {
+    copy == 0 ? layout.superblockOffsets.0 : layout.superblockOffsets.1
+  }
+
+  /// Why one superblock copy is not valid; `nil` when it is.
+  func errorOfCopy(_ copy: Int) throws(CommandFailure) -> SuperblockError? {
+    let bytes = try read(metadata: offset(ofCopy: copy), count: Superblock.byteCount)
+    return unsafe bytes.withUnsafeBytes { raw in
+      do throws(SuperblockError) {
+        _ = try Superblock(parsing: raw)
+        return nil
+      } catch {
+        return error
+      }
+    }
+  }
+
+  /// Reads a part of the metadata disk.
+  func read(metadata offset: UInt64, count: Int) throws(CommandFailure) -> [UInt8] {
+    try Self.read(metadata, at: offset, count: count)
+  }
 
   /// The superblock, from whichever copy counts.
   func superblock() throws(CommandFailure) -> SuperblockChoice {
@@ -109,21 +134,17 @@ struct MetadataDisk {
   /// The old copies go first, each step on the disk before the next: a crash in between leaves no
   /// metadata, never old metadata beside a new log.
   func initialize(_ superblock: Superblock) throws(CommandFailure) {
-    let offsets = layout.superblockOffsets
-    try zero(offsets.0, UInt64(Superblock.byteCount))
-    try zero(offsets.1, UInt64(Superblock.byteCount))
-    try flush()
-    try zero(layout.activityLogOffset, MetadataLayout.activityLogBytes)
+    try wipe()
     try zero(layout.bitmapOffset, layout.bitmapSlotBytes * UInt64(superblock.maxPeers))
     try flush()
     var bytes = [UInt8](repeating: 0, count: Superblock.byteCount)
     unsafe bytes.withUnsafeMutableBytes { superblock.encode(into: $0) }
-    try write(metadata: offsets.0, bytes)
-    try write(metadata: offsets.1, bytes)
+    try write(metadata: offset(ofCopy: 0), bytes)
+    try write(metadata: offset(ofCopy: 1), bytes)
     try flush()
   }
 
-  private func zero(_ offset: UInt64, _ count: UInt64) throws(CommandFailure) {
+  func zero(_ offset: UInt64, _ count: UInt64) throws(CommandFailure) {
     let chunk: UInt64 = 1 << 20
     var done: UInt64 = 0
     while done < count {
@@ -156,7 +177,7 @@ extension MetadataDisk {
     return unsafe Array(buffer)
   }
 
-  private func write(metadata offset: UInt64, _ bytes: [UInt8]) throws(CommandFailure) {
+  func write(metadata offset: UInt64, _ bytes: [UInt8]) throws(CommandFailure) {
     let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: bytes.count, alignment: 4096)
     defer { unsafe buffer.deallocate() }
     unsafe buffer.copyBytes(from: bytes)
@@ -171,7 +192,7 @@ extension MetadataDisk {
     }
   }
 
-  private func flush() throws(CommandFailure) {
+  func flush() throws(CommandFailure) {
     guard fsync(metadata.device.descriptor) == 0 else {
       throw Self.systemFailure("fsync", metadataPath)
     }

@@ -203,8 +203,10 @@ private func sample() -> Superblock {
     #expect(choice(encoded(new), encoded(old)) == .found(new, copy: 0))
   }
 
-  @Test func oneCopyBesideNothingCounts() {
-    let block = generation(1)
+  /// Both copies are written from the start, so zeroes are damage as well.
+  @Test func oneCopyBesideNothingCountsAsDirty() {
+    var block = generation(1)
+    block.dirty = true
 
     #expect(choice(encoded(block), empty) == .found(block, copy: 0))
     #expect(choice(empty, encoded(block)) == .found(block, copy: 1))
@@ -265,5 +267,35 @@ private func sample() -> Superblock {
 
     #expect(choice(encoded(old), rotten) == .found(expected, copy: 0))
     #expect(choice(rotten, encoded(old)) == .found(expected, copy: 1))
+  }
+
+  /// Both copies were brought up to date: whichever rots, nothing of the superblock is lost.
+  @Test func rotOfOneOfTwoEqualCopiesLosesNothing() {
+    let block = generation(9)
+    var expected = block
+    expected.dirty = true
+    var random = SeededGenerator(seed: 3)
+    #expect(choice(encoded(block), encoded(block)) == .found(block, copy: 0))
+    for _ in 0..<200 {
+      var rotten = encoded(block)
+      rotten[8 + random.below(4088)] ^= UInt8(1 + random.below(255))
+      #expect(choice(encoded(block), rotten) == .found(expected, copy: 0))
+      #expect(choice(rotten, encoded(block)) == .found(expected, copy: 1))
+    }
+  }
+
+  /// A write of another disk's superblock went astray: which copy is ours is unknown.
+  @Test func copiesOfTwoDisksAreDamage() {
+    let mine = generation(9)
+    var other = generation(12)
+    other.deviceID ^= 1
+    var sameNumber = mine
+    sameNumber.wasPrimary.toggle()
+    for pair in [(mine, other), (other, mine), (mine, sameNumber)] {
+      guard case .damaged = choice(encoded(pair.0), encoded(pair.1)) else {
+        Issue.record("a stranger's copy was believed")
+        continue
+      }
+    }
   }
 }
