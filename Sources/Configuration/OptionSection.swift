@@ -27,6 +27,19 @@ struct OptionSection: Equatable, Sendable {
     return result
   }
 
+  /// The name of an algorithm that Ashlar makes digests with, or `nil` where none is set.
+  func digest(_ name: String) throws(ConfigurationError) -> String? {
+    guard let value = entries[name]?.value else { return nil }
+    if Vocabulary.digests.contains(value.text) { return value.text }
+    let alternative = "use '\(name) \(Vocabulary.digests[0])'"
+    if Vocabulary.digestsOfDRBD.contains(value.text) {
+      throw .unsupported("\(name) \(value.text)", alternative: alternative, at: value.position)
+    }
+    throw .badValue(
+      keyword: name, value: value.text, expected: Vocabulary.digests.joined(separator: " | "),
+      suggestion: nearestWord(to: value.text, among: Vocabulary.digests), at: value.position)
+  }
+
   /// A number in `range`, or `nil` where the option is not set.
   func number(
     _ name: String, in range: ClosedRange<UInt64>, unit: String
@@ -70,7 +83,7 @@ extension Token {
 
 /// `text` as a number with an optional suffix: `s` is 512, `k` 2^10, `m` 2^20, `g` 2^30, `t` 2^40,
 /// `p` 2^50, in either case but for `s`. `nil` when it is none or does not fit 64 bits.
-func sizeValue(_ text: String) -> UInt64? {
+public func sizeValue(_ text: String) -> UInt64? {
   let bytes = Array(text.utf8)
   guard let last = bytes.last else { return nil }
   let shift: UInt64
@@ -191,7 +204,7 @@ extension NetOptions {
       ?? pingTimeoutTenths
     connectIntervalSeconds =
       try section.number("connect-int", in: 1...120, unit: "seconds") ?? connectIntervalSeconds
-    verifyAlgorithm = section.entries["verify-alg"]?.value.text
+    verifyAlgorithm = try section.digest("verify-alg")
     checksumAlgorithm = section.entries["csums-alg"]?.value.text
     try readConflictOptions(section)
     try checkTimeout(section)

@@ -26,7 +26,7 @@ public struct NetOptions: Equatable, Sendable, Codable {
   public var pingTimeoutTenths: UInt32 = 5
   /// `connect-int`: seconds between two attempts to connect.
   public var connectIntervalSeconds: UInt32 = 10
-  /// `verify-alg` as written. No effect yet.
+  /// `verify-alg`: what an online verify compares. Without one there is no verify.
   public var verifyAlgorithm: String?
   /// `csums-alg` as written. No effect yet.
   public var checksumAlgorithm: String?

@@ -119,9 +119,16 @@ extension Vocabulary {
     ],
     verdicts: netVerdicts,
     notes: [
-      "verify-alg": "\(noEffect) yet: there is no online verify",
-      "csums-alg": "\(noEffect) yet: a resync copies every block it looks at",
+      "csums-alg": "\(noEffect) yet: a resync copies every block it looks at"
     ])
+
+  /// What digests of blocks can be made with; the first one is proposed where another is refused.
+  static let digests = ["crc32c"]
+  /// What the kernel offers DRBD beside them: refused by name, for what would be made is another.
+  static let digestsOfDRBD = [
+    "sha256", "sha1", "md5", "sha224", "sha384", "sha512", "sha3-256", "blake2b-256", "xxhash64",
+    "crc32",
+  ]
 
   private static let yesOrNo = ["yes", "no"]
 

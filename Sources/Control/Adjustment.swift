@@ -96,7 +96,8 @@ private func optionWords(
   case .attach, .diskOptions: settings = disk
   case .connect, .netOptions: settings = net
   case .resourceOptions: settings = options
-  case .status, .show, .events, .down, .detach, .disconnect, .primary, .secondary, .invalidate:
+  case .status, .show, .events, .down, .detach, .disconnect, .primary, .secondary, .invalidate,
+    .verify:
     settings = []
   }
   return settings.map { "--\($0.0)=\($0.1)" }

@@ -29,12 +29,28 @@ public enum ControlCommand: String, Sendable, Codable, CaseIterable {
   case secondary
   /// Take this node's data for bad and copy the peer's.
   case invalidate
+  /// Compare the replicas. Carries `verify`.
+  case verify
   /// Use the `net` section of `configuration` from now on.
   case netOptions = "net-options"
   /// Use the `disk` section of `configuration` from now on.
   case diskOptions = "disk-options"
   /// Use the `options` section of `configuration` from now on.
   case resourceOptions = "resource-options"
+}
+
+/// What `verify` compares, in bytes; `nil` is the begin or the end of the volume.
+public struct VerifyRequest: Equatable, Sendable, Codable {
+  /// `--start`.
+  public var start: UInt64?
+  /// `--stop`.
+  public var stop: UInt64?
+
+  /// Joins the parts.
+  public init(start: UInt64? = nil, stop: UInt64? = nil) {
+    self.start = start
+    self.stop = stop
+  }
 }
 
 /// One request.
@@ -55,6 +71,8 @@ public struct ControlRequest: Equatable, Sendable, Codable {
   public var tentative = false
   /// What the file says about the resource, for the commands that change it.
   public var configuration: ResourceConfiguration?
+  /// What to compare, for `verify`.
+  public var verify: VerifyRequest?
 
   /// A request of this version.
   public init(
@@ -70,7 +88,7 @@ public struct ControlRequest: Equatable, Sendable, Codable {
   }
 
   enum CodingKeys: String, CodingKey {
-    case version, command, resource, volume, force, configuration, tentative
+    case version, command, resource, volume, force, configuration, tentative, verify
     case discardMyData = "discard-my-data"
   }
 
@@ -86,6 +104,7 @@ public struct ControlRequest: Equatable, Sendable, Codable {
     tentative = try container.decodeIfPresent(Bool.self, forKey: .tentative) ?? false
     configuration = try container.decodeIfPresent(
       ResourceConfiguration.self, forKey: .configuration)
+    verify = try container.decodeIfPresent(VerifyRequest.self, forKey: .verify)
   }
 }
 

@@ -67,6 +67,18 @@ extension Refusal {
   public static let noRemoteDisk = state(
     -5, "Can not resync without remote disk",
     hint: "connect to a peer with an UpToDate disk first")
+  /// A resync or verify runs.
+  public static let alreadyActive = state(
+    -8, "Can not start OV/resync since it is already active",
+    hint: "'ashlaradm status {}' shows how far it is")
+  /// Nothing is configured to compare with.
+  public static let noVerifyAlgorithm = state(
+    -14, "Need a verify algorithm to start online verify",
+    hint: "write 'verify-alg crc32c;' into the 'net' section, then run 'ashlaradm adjust {}'")
+  /// There is nobody to compare with.
+  public static let needConnection = state(
+    -15, "Need a connection to start verify or resync",
+    hint: "run 'ashlaradm connect {}' first")
   /// The peer refused.
   public static let refusedByPeer = state(
     -10, "State change was refused by peer node", hint: "the peer's log says why")

@@ -255,6 +255,16 @@ public struct PeerDeviceStatus: Equatable, Sendable, Codable {
   public var estimatedSecondsToFinish: UInt64?
   /// Ashlar: the generation since which changes are counted for this peer.
   public var base: GenerationStatus?
+  /// First sector of the online verify under way.
+  public var verifyStart: UInt64?
+  /// The sector it stops at.
+  public var verifyStop: UInt64?
+  /// The sector up to which everything was compared.
+  public var verifyPosition: UInt64?
+  /// Sectors that are left to compare.
+  public var verifyLeft: UInt64?
+  /// Sectors that were left out. Ashlar leaves none out.
+  public var verifySkipped: UInt64?
   /// Ashlar: KiB a second at present.
   public var resyncRate: UInt64?
 
@@ -289,5 +299,10 @@ public struct PeerDeviceStatus: Equatable, Sendable, Codable {
     case resyncWindow1Sectors = "rs-db1-sectors"
     case estimatedSecondsToFinish = "estimated-seconds-to-finish"
     case resyncRate = "rs-rate"
+    case verifyStart = "ov-start-sector"
+    case verifyStop = "ov-stop-sector"
+    case verifyPosition = "ov-position"
+    case verifyLeft = "ov-left"
+    case verifySkipped = "ov-skipped"
   }
 }

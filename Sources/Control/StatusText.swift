@@ -184,6 +184,7 @@ private struct StatusWriter {
     item("peer-disk:", device.peerDiskState.rawValue, Style(device.peerDiskState), indent: 8)
     if device.peerClient { item("peer-client:yes", indent: 8) }
     if device.replicationState.isSyncing { progress(of: device) }
+    if device.hasOnlineVerifyDetails { verifyProgress(of: device) }
     if options.verbose || device.resyncSuspended != "no" {
       let isSuspended = device.resyncSuspended != "no"
       item("resync-suspended:", device.resyncSuspended, isSuspended ? .warning : nil, indent: 8)
@@ -199,6 +200,14 @@ private struct StatusWriter {
       item("unacked:\(device.unacked)", indent: 8)
     }
     end()
+  }
+
+  private mutating func verifyProgress(of device: PeerDeviceStatus) {
+    item("done:\(hundredths(device.percentResyncDone ?? 0))", indent: 8)
+    if let rate = device.resyncRate { item("rate:\(rate)", indent: 8) }
+    if let seconds = device.estimatedSecondsToFinish {
+      item("eta:\(hoursMinutesSeconds(seconds))", indent: 8)
+    }
   }
 
   private mutating func progress(of device: PeerDeviceStatus) {

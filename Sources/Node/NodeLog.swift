@@ -41,6 +41,8 @@ extension NodeLoop {
         .info, "\(name): new generation \(generation.number):\(hexadecimal(generation.id))")
     case .resyncDone(let index, let blocks):
       options.log(.info, "\(peer(index)): Resync done (\(blocks * blockSize / 1024) KiB)")
+    case .verifyStarted(let index, _), .outOfSync(let index, _), .verifyEnded(let index, _):
+      logVerify(peer(index), note)
     case .diskError(_, let errno):
       options.log(.error, "\(name): disk error \(errno)")
     case .protocolError(let index, let type):

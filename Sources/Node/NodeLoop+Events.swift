@@ -66,7 +66,15 @@ extension NodeLoop {
         return nil
       }
       return "call helper \(helperKey(slot, peer, call))"
-    case .newGeneration, .resyncDone, .diskError, .protocolError: return nil
+    case .outOfSync(let peer, let range):
+      let text = "start=\(range.start / sectorSize), size=\(range.length / sectorSize) (sectors)"
+      return "change peer-device \(key(slot, peer)) volume:0" + quotedItem("differs", text)
+    case .verifyEnded(let peer, let progress):
+      let text =
+        "\(progress.isComplete ? "done" : "stopped") at sector "
+        + "\(progress.position / sectorSize), \(progress.blocksFound) blocks differ"
+      return "change peer-device \(key(slot, peer)) volume:0" + quotedItem("verify", text)
+    case .newGeneration, .resyncDone, .diskError, .protocolError, .verifyStarted: return nil
     }
   }
 

@@ -34,7 +34,7 @@ extension NodeLoop {
     case .show: return handler(showReply(request))
     case .up: return up(request, handler, wantsPrimary: false)
     case .down, .attach, .detach, .connect, .disconnect, .primary, .secondary, .invalidate,
-      .netOptions, .diskOptions, .resourceOptions:
+      .verify, .netOptions, .diskOptions, .resourceOptions:
       break
     }
     guard let name = request.resource, let slot = slot(of: name) else {
@@ -76,6 +76,11 @@ extension NodeLoop {
       unsafe volume.pointee.wantsPrimary = false
       give(.secondary(heldOpen: isOpen(slot)), slot, handler)
     case .invalidate: give(.invalidate, slot, handler)
+    case .verify:
+      var plan = VerifyPlan()
+      plan.start = request.verify?.start ?? 0
+      plan.stop = request.verify?.stop ?? .max
+      give(.verify(plan), slot, handler)
     case .netOptions, .diskOptions, .resourceOptions:
       guard let configuration = request.configuration, configuration.isSound else {
         return handler(ControlReply(refusing: .invalidRequest, object: request.resource ?? ""))
@@ -421,6 +426,10 @@ extension Replication.Refusal {
       .noMetadata.with("the metadata belongs to another node or resource")
     case .discardOnPrimary: .discardOnPrimary
     case .alreadyConnected: .alreadyConnected
+    case .alreadyActive: .alreadyActive
+    case .noVerifyAlgorithm: .noVerifyAlgorithm
+    case .needConnection: .needConnection
+    case .invalidRange: .invalidRequest.with("the range is empty or outside the volume")
     }
   }
 }

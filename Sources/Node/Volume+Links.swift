@@ -236,10 +236,17 @@ extension Volume {
   mutating func sendControl(
     _ connection: ConnectionID, _ message: ControlMessage, _ reactor: inout Reactor
   ) {
-    guard let link = link(of: connection), link.closeBy == .never else { return }
     let count = unsafe replica.encode(message, for: connection, into: scratch)
     // The core gave the connection up in the same step: there is nothing to say on it.
     guard count > 0 else { return }
+    sendScratch(connection, count, &reactor)
+  }
+
+  /// Sends the first bytes of the scratch space.
+  mutating func sendScratch(
+    _ connection: ConnectionID, _ count: Int, _ reactor: inout Reactor
+  ) {
+    guard let link = link(of: connection), link.closeBy == .never else { return }
     unsafe reactor.send(
       link.stream, unsafe UnsafeRawBufferPointer(start: scratch.baseAddress, count: count))
   }

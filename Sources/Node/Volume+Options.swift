@@ -17,7 +17,7 @@ extension Volume {
       configuration.handlers = new.handlers
       replica.options.apply(handlers: new.handlers)
     case .status, .show, .events, .up, .down, .attach, .detach, .connect, .disconnect, .primary,
-      .secondary, .invalidate:
+      .secondary, .invalidate, .verify:
       preconditionFailure("not a section of options")
     }
   }
@@ -31,6 +31,7 @@ extension ReplicaOptions {
     pingIntervalMs = net.pingIntervalMilliseconds
     pingTimeoutMs = net.pingTimeoutMilliseconds
     connectIntervalMs = net.connectIntervalMilliseconds
+    verifyAlgorithm = net.verifyAlgorithm.flatMap { DigestAlgorithm(named: $0) }
     policy.noPrimary = net.afterSplitBrainNoPrimary.policy(on: host)
     policy.onePrimary =
       switch net.afterSplitBrainOnePrimary {

@@ -81,6 +81,7 @@ extension Volume {
     device.pending = UInt64(state.outstanding)
     device.base = state.base?.status
     addSyncDetails(&device, state, now)
+    addVerifyDetails(&device, state, now)
     connection.peerDevices = [device]
     return connection
   }
@@ -188,6 +189,8 @@ extension ReplicationState {
     case .wfBitMapT: .waitForBitmapTarget
     case .syncSource: .syncSource
     case .syncTarget: .syncTarget
+    case .verifyS: .verifySource
+    case .verifyT: .verifyTarget
     }
   }
 }

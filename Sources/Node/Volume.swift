@@ -63,6 +63,8 @@ struct Volume: ~Copyable {
   var starvedEffects: FIFO<Effect>
   /// The buffer of each resync read in flight, by the core's slot.
   var serveBuffers: FixedArray<BufferID>
+  /// What a comparison of digests gave: the core's next event.
+  var compared: (SlotID, UInt64)?
   var diskOperations = 0
   var dialsInFlight = 0
   /// When the dial to each peer is given up; the kernel's own patience is minutes.
@@ -184,6 +186,18 @@ struct Volume: ~Copyable {
   // MARK: Effects
 
   mutating func carryOut(_ reactor: inout Reactor, _ server: inout NBDServer) {
+    while true {
+      carryOutEffects(&reactor, &server)
+      guard let (id, differing) = compared else { return }
+      compared = nil
+      replica.step(
+        .digestsCompared(id, differing: differing), at: reactor.now, entropy: entropy.next())
+    }
+  }
+
+  private mutating func carryOutEffects(
+    _ reactor: inout Reactor, _ server: inout NBDServer
+  ) {
     while let effect = replica.effects.pop() {
       switch effect {
       case .read, .serve, .write, .writeZeroes, .flush: carryOutOnDisk(effect, &reactor)
@@ -194,6 +208,10 @@ struct Volume: ~Copyable {
         send(connection, header, buffer, &reactor)
       case .sendControl(let connection, let message):
         sendControl(connection, message, &reactor)
+      case .sendDigests(let connection, let header, let buffer, let bytes, let algorithm):
+        sendDigests(connection, header, buffer, Int(bytes), algorithm, &reactor)
+      case .compareDigests(let id, let data, let bytes, let digests, let algorithm):
+        compareDigests(id, data, Int(bytes), digests, algorithm, &reactor)
       case .dial(let peer): dial(peer, &reactor)
       case .close(let connection): close(connection, &reactor)
       case .release(let buffer): reactor.release(buffer)
@@ -241,9 +259,8 @@ struct Volume: ~Copyable {
     case .flush(let id):
       diskOperations += 1
       reactor.diskFlush(descriptor, tag: tag(id))
-    case .writeSuperblock, .writeBitmapPage, .writeActivityLog, .send, .sendControl, .dial, .close,
-      .release, .complete, .reply,
-      .detachDisk, .note:
+    case .writeSuperblock, .writeBitmapPage, .writeActivityLog, .send, .sendControl, .sendDigests,
+      .compareDigests, .dial, .close, .release, .complete, .reply, .detachDisk, .note:
       preconditionFailure("not a disk effect")
     }
   }

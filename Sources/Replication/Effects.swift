@@ -38,6 +38,12 @@ public enum Effect: Equatable, Sendable, BitwiseCopyable {
   case send(ConnectionID, MessageHeader, BufferID)
   /// Send a handshake message.
   case sendControl(ConnectionID, ControlMessage)
+  /// Send a message whose payload are the digests of the first `bytes` bytes of the buffer.
+  case sendDigests(ConnectionID, MessageHeader, BufferID, bytes: UInt32, DigestAlgorithm)
+  /// Compare the first `bytes` bytes of `data` with the digests in the other buffer. The result is
+  /// the next event: `digestsCompared`.
+  case compareDigests(
+    SlotID, data: BufferID, bytes: UInt32, digests: BufferID, DigestAlgorithm)
   /// Connect to the peer in this slot.
   case dial(peer: Int)
   /// Close after what is queued was sent. No event follows for this connection.
@@ -64,6 +70,12 @@ public enum Note: Equatable, Sendable, BitwiseCopyable {
   case handler(peer: Int, HandlerCall)
   case newGeneration(Generation)
   case resyncDone(peer: Int, blocks: UInt64)
+  /// An online verify began with this range.
+  case verifyStarted(peer: Int, ByteRange)
+  /// A verify found that the two replicas differ in this range.
+  case outOfSync(peer: Int, ByteRange)
+  /// An online verify has compared everything, or was given up before `range.end`.
+  case verifyEnded(peer: Int, VerifyProgress)
   case diskError(SlotID, errno: Int32)
   case protocolError(peer: Int, MessageType)
 }

@@ -56,6 +56,8 @@ public enum Command: Sendable, BitwiseCopyable {
   case secondary(heldOpen: Bool)
   case detach
   case invalidate
+  /// Compare this replica with the peer's.
+  case verify(VerifyPlan)
   /// Clean end of the program: demote, say goodbye, flush, mark clean.
   case shutdown
 }
@@ -71,6 +73,9 @@ public enum Event: Sendable, BitwiseCopyable {
   case bitmapPageWritten(UInt8, result: Int32)
   /// The `writeActivityLog` effect ended: 0 or a negative errno.
   case activityLogWritten(result: Int32)
+  /// A `compareDigests` effect was carried out: a bit for each block of the range that differs, the
+  /// first one lowest.
+  case digestsCompared(SlotID, differing: UInt64)
   /// A `dial` effect made a connection.
   case dialed(peer: Int, ConnectionID)
   /// A `dial` effect failed.
@@ -110,6 +115,10 @@ public enum Refusal: Int32, Sendable, BitwiseCopyable {
   case wrongMetadata = 119
   case discardOnPrimary = 123
   case alreadyConnected = 125
+  case alreadyActive = -8
+  case noVerifyAlgorithm = -14
+  case needConnection = -15
+  case invalidRange = 162
 
   /// DRBD's words.
   public var text: String {
@@ -127,6 +136,10 @@ public enum Refusal: Int32, Sendable, BitwiseCopyable {
     case .wrongMetadata: "No valid meta-data signature found."
     case .discardOnPrimary: "--discard-my-data not allowed when primary."
     case .alreadyConnected: "Device has a net-config (use disconnect first)"
+    case .alreadyActive: "Can not start OV/resync since it is already active"
+    case .noVerifyAlgorithm: "Need a verify algorithm to start online verify"
+    case .needConnection: "Need a connection to start verify or resync"
+    case .invalidRange: "Invalid configuration request"
     }
   }
 }

@@ -117,6 +117,16 @@ struct Peer: BitwiseCopyable {
   /// The source's newest lineage arrived with `syncDone` and is being made durable.
   var adoptVersion: UInt64?
 
+  // Verify.
+  /// What this node compares, or asks the peer to let it compare.
+  var verify: Verification?
+  /// What the peer asked the digests to be made with.
+  var digestAlgorithm = DigestAlgorithm.crc32c
+  /// Ranges that are compared here, also those of a verify that was given up.
+  var verifiesHere = 0
+  /// The last verify that began here.
+  var lastVerify: VerifyProgress?
+
   var promoteAsked = false
   var promoteAnswered = false
   /// Earlier promotions of ours that were given up and that the peer has yet to answer.

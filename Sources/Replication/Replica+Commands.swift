@@ -37,6 +37,7 @@ extension Replica {
     case .detach where role == .primary:
       effects.push(.reply(token: token, .refused(.primaryNeedsDisk)))
     case .invalidate: beginInvalidate(token)
+    case .verify(let plan): beginVerify(plan, token)
     case .primary, .secondary, .detach, .shutdown:
       self.command = PendingCommand(
         command: command, token: token, stage: .queued,
@@ -59,7 +60,7 @@ extension Replica {
     case .primary: return true
     case .secondary, .shutdown: return false
     case .connect, .connectDiscarding, .connectTentatively, .resyncAllowed, .disconnect, .detach,
-      .invalidate:
+      .invalidate, .verify:
       return role == .primary
     }
   }
@@ -76,7 +77,7 @@ extension Replica {
     switch command?.command {
     case .secondary, .shutdown: true
     case .connect, .connectDiscarding, .connectTentatively, .resyncAllowed, .disconnect, .primary,
-      .detach, .invalidate, nil:
+      .detach, .invalidate, .verify, nil:
       false
     }
   }
@@ -122,7 +123,7 @@ extension Replica {
       tellDisk(.diskless)
       command?.stage = .draining
     case .connect, .connectDiscarding, .connectTentatively, .resyncAllowed, .disconnect,
-      .invalidate:
+      .invalidate, .verify:
       preconditionFailure("done at once")
     }
     if let begun = command, case .draining = begun.stage { advanceCommand() }
@@ -378,7 +379,7 @@ extension Replica {
       leaveAll(.shutdown)
       finish(.done)
     case .connect, .connectDiscarding, .connectTentatively, .resyncAllowed, .disconnect,
-      .invalidate:
+      .invalidate, .verify:
       preconditionFailure("never persisted as a command")
     }
   }
@@ -409,7 +410,7 @@ extension Replica {
         loseConnection(slot, .renegotiate)
       }
     case .connect, .connectDiscarding, .connectTentatively, .resyncAllowed, .disconnect,
-      .secondary, .detach, .invalidate, .shutdown:
+      .secondary, .detach, .invalidate, .verify, .shutdown:
       break
     }
   }
@@ -467,6 +468,7 @@ extension Replica {
       return protocolViolation(slot, .diskChanged)
     }
     become(slot, peerDisk: .diskless)
+    stopVerify(slot, .noRemoteDisk)
     if peers[slot].replication != .established { loseConnection(slot, .diskFailed) }
   }
 }
@@ -477,7 +479,7 @@ extension Command {
     switch self {
     case .detach, .shutdown, .disconnect: true
     case .connect, .connectDiscarding, .connectTentatively, .resyncAllowed, .primary, .secondary,
-      .invalidate:
+      .invalidate, .verify:
       false
     }
   }

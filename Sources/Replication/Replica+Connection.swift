@@ -232,6 +232,7 @@ extension Replica {
   }
 
   private mutating func forgetPeerState(_ slot: Int) {
+    abandonVerify(slot, .needConnection)
     become(slot, replication: .off)
     become(slot, peerRole: .unknown)
     become(slot, peerDisk: .unknown)

@@ -181,6 +181,7 @@ extension Replica {
   /// Lets the disk go, if there still is one.
   mutating func dropDisk() {
     guard superblock != nil else { return }
+    for slot in 0..<peers.count { stopVerify(slot, .noLocalDisk) }
     become(disk: .diskless)
     superblock = nil
     crashed = false

@@ -35,6 +35,15 @@ extension Replica {
         releaseIfAny(buffer)
         return protocolViolation(slot, header.type)
       }
+    case .verifyDigests:
+      guard isConnected, receivedDigests(slot, header, buffer) else {
+        releaseIfAny(buffer)
+        return protocolViolation(slot, header.type)
+      }
+    case .verifyStart, .verifyReady, .verifyRequest, .verifyRequestLocked, .verifySkipped,
+      .verifyResult, .verifyEnd:
+      guard isConnected else { return protocolViolation(slot, header.type) }
+      receivedVerify(slot, header)
     case .hello, .helloReply: protocolViolation(slot, header.type)
     case .ack, .resyncRequest, .resyncAck, .syncDone, .syncDoneAck, .bitmap, .bitmapAck,
       .bitmapDone, .syncReady, .syncStart, .promoteRequest, .promoteReply, .roleChanged,
@@ -67,7 +76,8 @@ extension Replica {
     case .roleChanged: receivedRole(slot, header)
     case .diskChanged: receivedDiskChange(slot, header)
     case .hello, .helloReply, .reject, .state, .verdict, .write, .writeZeroes, .trim, .flush,
-      .resyncData, .goodbye, .ping, .pong:
+      .resyncData, .goodbye, .ping, .pong, .verifyStart, .verifyReady, .verifyRequest,
+      .verifyRequestLocked, .verifyDigests, .verifySkipped, .verifyResult, .verifyEnd:
       preconditionFailure("handled before")
     }
   }

@@ -105,7 +105,8 @@ extension Replica {
       startClientRequest(id, request)
       writeLocally(id, request)
     case .peer, .resyncApply: writeLocally(id, request)
-    case .resyncServe: effects.push(.serve(id, request.range))
+    case .resyncServe, .verifyServe: effects.push(.serve(id, request.range))
+    case .verify: verifyRangeIsLocked(id)
     case .resyncPull, .handshakeFlush, .commandFlush, .syncDoneFlush, .cleanFlush, .logFlush:
       preconditionFailure("never waits")
     }
@@ -120,7 +121,7 @@ extension Replica {
     case .client: complete(id)
     case .peer: finishPeerRequest(id, request)
     case .resyncApply: resyncApplied(id, request)
-    case .resyncServe: remove(id)
+    case .resyncServe, .verify, .verifyServe: remove(id)
     case .resyncPull, .handshakeFlush, .commandFlush, .syncDoneFlush, .cleanFlush, .logFlush:
       preconditionFailure("never waits")
     }
@@ -193,6 +194,8 @@ extension Replica {
       if request.operation == .read { finishRead(id, request) } else { finishClientRequest(id) }
     case .peer: finishPeerRequest(id, request)
     case .resyncServe: served(id, request, buffer)
+    case .verify: verifyRangeRead(id, request, buffer)
+    case .verifyServe: verifyServed(id, request, buffer)
     case .resyncApply: resyncApplied(id, request)
     case .resyncPull: preconditionFailure("a pull is no disk operation")
     case .handshakeFlush, .commandFlush, .syncDoneFlush, .cleanFlush, .logFlush:
@@ -217,7 +220,7 @@ extension Replica {
       cleanFlush = nil
       if !request.failed { cleanFlushed() }
     case .logFlush: logFlushed(request)
-    case .client, .peer, .resyncPull, .resyncApply, .resyncServe:
+    case .client, .peer, .resyncPull, .resyncApply, .resyncServe, .verify, .verifyServe:
       preconditionFailure("no flush of our own")
     }
   }
@@ -285,7 +288,8 @@ extension Replica {
     if request.holdsRange { active.remove(owner: id) }
     switch request.origin {
     case .peer, .resyncApply: peers[Int(request.peer)].requestsHere -= 1
-    case .resyncServe: peers[Int(request.peer)].servesHere -= 1
+    case .resyncServe, .verifyServe: peers[Int(request.peer)].servesHere -= 1
+    case .verify: peers[Int(request.peer)].verifiesHere -= 1
     case .client, .resyncPull, .handshakeFlush, .commandFlush, .syncDoneFlush, .cleanFlush,
       .logFlush:
       break
@@ -351,15 +355,16 @@ extension Replica {
           if options.sabotage != .forgetDroppedWrites { markOutOfSync(slot, request.range) }
         }
         finishClientRequest(id)
-      case .peer, .resyncApply, .resyncServe, .resyncPull:
-        if Int(request.peer) == slot { orphan(id, request) }
+      case .peer, .resyncApply, .resyncServe, .resyncPull, .verify, .verifyServe:
+        if Int(request.peer) == slot { orphan(id) }
       case .handshakeFlush, .commandFlush, .syncDoneFlush, .cleanFlush, .logFlush: break
       }
     }
   }
 
   /// Lets the disk finish what it has begun, so the range stays locked; drops everything else.
-  private mutating func orphan(_ id: SlotID, _ request: Request) {
+  mutating func orphan(_ id: SlotID) {
+    let request = requests[id]
     requests[id].isOrphaned = true
     guard !request.isLocalPending else { return }
     releaseIfAny(request.buffer)

@@ -27,6 +27,8 @@ public struct PeerStatus: Equatable, Sendable, BitwiseCopyable {
   public var outstanding: Int
   /// The newest generation the peer shares, when this node went on without it.
   public var base: Generation?
+  /// The verify under way here, or the last one.
+  public var verify: VerifyProgress?
 }
 
 extension Replica {
@@ -37,7 +39,7 @@ extension Replica {
       replication: peers[slot].replication, role: peers[slot].role, disk: peers[slot].disk,
       blocksOutOfSync: bitmaps[slot].setCount, syncBlocksTotal: peers[slot].syncBlocksTotal,
       syncStarted: peers[slot].syncStarted, outstanding: peers[slot].outstanding,
-      base: peers[slot].base)
+      base: peers[slot].base, verify: verifyProgress(slot))
   }
 
   /// Requests of clients that are under way or wait.

@@ -34,6 +34,8 @@ public enum Sabotage: UInt8, Sendable, BitwiseCopyable, CaseIterable {
   case unmarkWhenSent
   /// Target: begins a resync where an earlier one ended.
   case keepPullCursor
+  /// Compares ranges that clients may be writing to.
+  case verifyWithoutLock
 }
 
 /// What is fixed for the life of a replica.
@@ -68,6 +70,13 @@ public struct ReplicaOptions: Sendable {
   public var bitmapChunkBlocks = BitmapChunk.blockLimit
   /// Resync requests under way: 8 MiB keep a 10 GbE link full at 5 ms.
   public var resyncWindow = 8
+  /// What an online verify makes its digests with; `nil` where none is configured.
+  public var verifyAlgorithm: DigestAlgorithm?
+  /// Bytes one request of a verify covers: whole blocks, 64 at most. Clients that write to one of
+  /// them wait until it was compared.
+  public var verifyRequestBytes: UInt64 = BlockDigest.blockLimit * blockSize
+  /// Requests of a verify under way: 2 MiB keep two disks busy. A quarter while clients are.
+  public var verifyWindow = 8
   /// What the configuration decides about conflicting histories.
   public var policy = ConflictPolicy()
   /// A handler is to agree before this node becomes the target of a resync.
@@ -193,7 +202,9 @@ public struct Replica: ~Copyable {
     // Every kind of request is bounded, so the slab can never be full: clients by the export,
     // what a peer asks for by the checks in `receive`, flushes by one of each kind.
     let flushes = 3 + 2 * options.peers.count
-    let ofOnePeer = Self.requestLimit(ofOnePeer: options) + Self.serveLimit + options.resyncWindow
+    let ofOnePeer =
+      Self.requestLimit(ofOnePeer: options) + Self.serveLimit + options.resyncWindow
+      + options.verifyWindow
     let capacity = options.clientRequestLimit + ofOnePeer * options.peers.count + flushes
     peers = FixedArray(count: options.peers.count) { Peer(node: options.peers[$0]) }
     reports = Array(repeating: nil, count: options.peers.count)
@@ -226,6 +237,7 @@ public struct Replica: ~Copyable {
     case .superblockWritten(let result): superblockWritten(result)
     case .bitmapPageWritten(let entry, let result): pageWritten(entry, result)
     case .activityLogWritten(let result): activityLogWritten(result)
+    case .digestsCompared(let id, let differing): digestsCompared(id, differing)
     case .dialed(let peer, let connection): dialed(peer, connection)
     case .dialFailed(let peer): dialFailed(peer)
     case .accepted(let connection): acceptedConnection(connection)

@@ -11,6 +11,10 @@ enum Origin: UInt8, BitwiseCopyable {
   case resyncApply
   /// Source: reads a range for the target; the range stays locked until the target wrote it.
   case resyncServe
+  /// Compares a range with the peer's digests of it.
+  case verify
+  /// Makes digests of a range for the peer.
+  case verifyServe
   case handshakeFlush
   case commandFlush
   case syncDoneFlush
@@ -45,6 +49,8 @@ struct Request: BitwiseCopyable {
   var holdsRange = false
   /// Its extents are held in the activity log.
   var holdsLog = false
+  /// Of a range that is compared: this node keeps it locked until it is done with.
+  var isLockedHere = false
   var failed = false
   /// The connection it came from or was sent to is gone; only the disk is waited for.
   var isOrphaned = false

@@ -34,6 +34,8 @@ public enum ReplicationState: UInt8, Sendable, BitwiseCopyable {
   /// The bitmaps travel.
   case wfBitMapS, wfBitMapT
   case syncSource, syncTarget
+  /// The contents are compared: here, where it was asked for, and there.
+  case verifyS, verifyT
 
   /// DRBD's spelling.
   public var name: String {
@@ -44,6 +46,8 @@ public enum ReplicationState: UInt8, Sendable, BitwiseCopyable {
     case .wfBitMapT: "WFBitMapT"
     case .syncSource: "SyncSource"
     case .syncTarget: "SyncTarget"
+    case .verifyS: "VerifyS"
+    case .verifyT: "VerifyT"
     }
   }
 
@@ -51,6 +55,8 @@ public enum ReplicationState: UInt8, Sendable, BitwiseCopyable {
   public var isTarget: Bool { self == .wfBitMapT || self == .syncTarget }
   /// Whether this node's data replaces the peer's.
   public var isSource: Bool { self == .wfBitMapS || self == .syncSource }
+  /// Whether the two replicas are compared.
+  public var isVerifying: Bool { self == .verifyS || self == .verifyT }
 }
 
 /// Why a connection is not there, or was given up.

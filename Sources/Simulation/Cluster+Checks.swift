@@ -140,7 +140,8 @@ extension Cluster {
     let holders = participants(node)
     for other in nodes where holders.contains(other.index) {
       let floors = other.index == 0 ? pending.floors : pending.otherFloors
-      for sector in 0..<volumeSectors where floors[sector] > 0 {
+      for sector in 0..<volumeSectors
+      where floors[sector] > 0 && !other.everRotten.contains(sector / 8) {
         let word = other.disk.stableWord(at: sector)
         let fault = history.judge(word, sector: sector, on: other.index, floor: floors[sector])
         if let fault, fault != .crossed {

@@ -13,6 +13,8 @@ extension Cluster {
       let differs = sectors.contains {
         nodes[0].disk.word(at: $0) != nodes[1].disk.word(at: $0)
       }
+      // What rots, nobody knows.
+      guard !nodes.contains(where: { $0.everRotten.contains(block) }) else { continue }
       guard differs, !nodes.contains(where: { covers($0, block) }) else { continue }
       if sectors.contains(where: { isInFlight($0, node: 0) || isInFlight($0, node: 1) }) {
         continue

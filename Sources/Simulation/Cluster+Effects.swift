@@ -25,6 +25,7 @@ extension Cluster {
     case .writeActivityLog: writeActivityLog(node)
     case .send(let connection, let header, let buffer): send(node, connection, header, buffer)
     case .sendControl(let connection, let message): sendControl(node, connection, message)
+    case .sendDigests, .compareDigests: carryOutVerify(effect, node)
     case .dial:
       _ = network.dial(from: node.index, now: now, random: &networkRandom)
       drainNetwork()
@@ -43,7 +44,7 @@ extension Cluster {
     }
   }
 
-  private func payload(_ node: SimulatedNode, _ buffer: BufferID, _ bytes: UInt64) -> [UInt64]? {
+  func payload(_ node: SimulatedNode, _ buffer: BufferID, _ bytes: UInt64) -> [UInt64]? {
     guard let words = node.buffers.words(buffer) else {
       violate(.buffers, "node \(node.index) reads buffer \(buffer.value), which is free")
       return nil
@@ -98,7 +99,7 @@ extension Cluster {
     transmit(node, connection, WireMessage(bytes: Array(bytes[0..<count]), words: []))
   }
 
-  private func transmit(
+  func transmit(
     _ node: SimulatedNode, _ connection: ConnectionID, _ message: WireMessage
   ) {
     let id = SimulatedNetwork<WireMessage>.ConnectionID(number: Int(connection.value))
@@ -132,13 +133,14 @@ extension Cluster {
       if reason == .protocolError {
         violate(.conduct, "node \(node.index) met a protocol error from a correct peer")
       }
-    case .replication(_, _, let new):
+    case .replication(_, let old, let new):
       node.replication = new
       if new == .wfBitMapT { becameTarget(node) }
-      if new == .established { established(node) }
+      if new == .established, !old.isVerifying { established(node) }
     case .peerDisk(_, _, let new): node.peerDisk = new
     case .protocolError(_, let type):
       violate(.conduct, "node \(node.index) took a \(type) for a protocol error")
+    case .verifyStarted, .outOfSync, .verifyEnded: verifyNoted(node, note)
     case .peerRole, .decision, .handler, .newGeneration, .resyncDone, .diskError: break
     }
   }
@@ -149,7 +151,7 @@ extension Cluster {
     case .decision(_, let decision):
       "decision \(decision.action) by rule \(decision.rule) \(decision.reason)"
     case .role, .disk, .connection, .replication, .peerDisk, .peerRole, .handler, .resyncDone,
-      .diskError, .protocolError:
+      .diskError, .protocolError, .verifyStarted, .outOfSync, .verifyEnded:
       "\(note)"
     }
   }

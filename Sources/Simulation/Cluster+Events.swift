@@ -175,6 +175,10 @@ extension Cluster {
         strike(point)
       }
     }
+    if node.epoch == epoch, let (id, differing) = node.compared {
+      node.compared = nil
+      return step(node, .digestsCompared(id, differing: differing))
+    }
     if node.epoch == epoch { armTick(node) }
   }
 

@@ -224,7 +224,8 @@ extension Cluster {
     case .invalidate: history.gaveUp(node.index)
     case .disconnect: break
     case .shutdown: end(node.index, .exit)
-    case .connect, .connectDiscarding, .connectTentatively, .resyncAllowed, .secondary, .detach:
+    case .connect, .connectDiscarding, .connectTentatively, .resyncAllowed, .secondary, .detach,
+      .verify:
       break
     }
   }

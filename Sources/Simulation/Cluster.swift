@@ -135,6 +135,9 @@ package final class Cluster {
     core.bitmapPageBlocks = pageBlocks
     core.activityLogScale = options.activityLogScale
     core.activityLogSlots = ActivityLog.slotCounts.lowerBound
+    core.verifyAlgorithm = .crc32c
+    core.verifyRequestBytes = min(options.resyncRequestBytes, 64 * blockSize)
+    core.verifyWindow = options.resyncWindow
     core.sabotage = options.canary.sabotage
     return core
   }

@@ -58,6 +58,18 @@ package struct SimulatedDisk {
     let words: [UInt64]
     /// A flush failed after it: nothing but luck saves it.
     var doomed = false
+
+    /// The same write without one of its sectors.
+    func without(_ sector: Int) -> [Cached] {
+      guard sector >= start, sector < start + words.count else { return [self] }
+      let index = sector - start
+      return [
+        Cached(version: version, start: start, words: Array(words[..<index]), doomed: doomed),
+        Cached(
+          version: version, start: sector + 1, words: Array(words[(index + 1)...]),
+          doomed: doomed),
+      ].filter { !$0.words.isEmpty }
+    }
   }
 
   /// Counted for the report of a run.
@@ -116,6 +128,13 @@ package struct SimulatedDisk {
 
   /// Whether a power loss now could leave anything but the present content in `sector`.
   package func isStable(at sector: Int) -> Bool { stableVersion[sector] == currentVersion[sector] }
+
+  /// Changes what a sector holds, as bit rot does: also what any power loss would leave.
+  package mutating func rot(_ sector: Int) {
+    current[sector] ^= 1 << 50
+    stable[sector] = current[sector]
+    cache = cache.flatMap { $0.without(sector) }
+  }
 
   /// Begins an operation on `count` sectors from `start`, and says how it will be named.
   package mutating func submit(

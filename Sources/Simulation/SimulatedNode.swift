@@ -68,6 +68,14 @@ package final class SimulatedNode {
   /// Reads for a resync that wait for a free buffer.
   package var waitingServes: [(SlotID, ByteRange)] = []
 
+  /// What comparing digests gave, the core's next event.
+  package var compared: (SlotID, UInt64)?
+  /// Blocks that a verify led here found to differ, and what the last one came to.
+  package var foundToDiffer: Set<Int> = []
+  package var lastVerify: VerifyProgress?
+  /// Blocks whose content on this disk has rotted at some time.
+  package var everRotten: Set<Int> = []
+
   // What the notes of the core said, in order: the state as of the effect that is carried out.
   package var role = Role.secondary
   package var diskState = DiskState.diskless
@@ -114,6 +122,7 @@ package final class SimulatedNode {
     wantsSuperblock = false
     mirrored = nil
     waitingServes = []
+    compared = nil
     buffers = BufferLedger(count: bufferCount)
     role = .secondary
     diskState = .diskless

@@ -28,6 +28,8 @@ package enum Canary: String, CaseIterable, Sendable {
   case unmarkWhenSent
   /// The target begins a resync where an earlier one ended.
   case keepPullCursor
+  /// The core compares ranges that clients may be writing to.
+  case verifyWithoutLock
   /// The driver swallows one flush of a disk and reports success.
   case skipFlush
 
@@ -44,6 +46,7 @@ package enum Canary: String, CaseIterable, Sendable {
     case .forgetDroppedWrites: .forgetDroppedWrites
     case .unmarkWhenSent: .unmarkWhenSent
     case .keepPullCursor: .keepPullCursor
+    case .verifyWithoutLock: .verifyWithoutLock
     }
   }
 }

@@ -54,17 +54,39 @@ public enum MessageType: UInt8, Sendable, BitwiseCopyable, CaseIterable {
   case ping = 40
   case pong = 41
 
-  /// Whether the payload is volume data, which goes to an aligned pooled buffer.
-  public var carriesData: Bool { self == .write || self == .resyncData }
+  /// Compare the volumes: `length` is a `DigestAlgorithm`.
+  case verifyStart = 50
+  /// The answer: `length` is 0, or why not (`VerifyRefusal`).
+  case verifyReady = 51
+  /// Digests of a range are wanted; whoever answers keeps the range locked until `verifyResult`.
+  case verifyRequest = 52
+  /// The same by a node that has the range locked itself.
+  case verifyRequestLocked = 53
+  /// A digest of each block; `length` is the id of the range that is kept locked, or 0.
+  case verifyDigests = 54
+  /// Not now: ask again by the other way.
+  case verifySkipped = 55
+  /// `length` has a bit for each block that differs; the range is not wanted locked any more.
+  case verifyResult = 56
+  /// All is compared, or the comparison is given up.
+  case verifyEnd = 57
+
+  /// Whether the payload goes to an aligned pooled buffer: volume data, and digests, which wait for
+  /// what they are compared with.
+  public var carriesData: Bool {
+    self == .write || self == .resyncData || self == .verifyDigests
+  }
 
   /// The most payload bytes this type may carry.
   public var payloadLimit: UInt32 {
     switch self {
     case .write, .resyncData: maxPayloadBytes
-    case .hello, .helloReply, .reject, .state, .syncDone, .bitmap: maxControlPayloadBytes
+    case .hello, .helloReply, .reject, .state, .syncDone, .bitmap, .verifyDigests:
+      maxControlPayloadBytes
     case .verdict, .writeZeroes, .trim, .flush, .ack, .resyncRequest, .resyncAck, .syncDoneAck,
       .bitmapAck, .bitmapDone, .syncReady, .syncStart, .promoteRequest, .promoteReply,
-      .roleChanged, .diskChanged, .goodbye, .ping, .pong:
+      .roleChanged, .diskChanged, .goodbye, .ping, .pong, .verifyStart, .verifyReady,
+      .verifyRequest, .verifyRequestLocked, .verifySkipped, .verifyResult, .verifyEnd:
       0
     }
   }

@@ -42,6 +42,9 @@ struct AshlarSim: ParsableCommand {
   @Flag(help: "One fault at every point of a small run, for --seeds runs from --from on.")
   var points = false
 
+  @Flag(help: "Runs about online verify, for --seeds runs from --from on, or for --seed.")
+  var verify = false
+
   @Option(help: "With --seed: the small run with a fault at this point (node:effect:fault).")
   var at: String?
 
@@ -71,6 +74,7 @@ struct AshlarSim: ParsableCommand {
   func run() throws {
     if worker { return try work() }
     if points { return try enumeratePoints() }
+    if verify { return try runVerifies() }
     if let seed {
       if let point = at.flatMap(FaultPoint.init) { return try show(seed, point) }
       guard try show(seed) else { throw ExitCode(1) }
@@ -136,6 +140,22 @@ struct AshlarSim: ParsableCommand {
       flushOutput()
     }
     print("\(total) points, \(found) failed")
+    if found > 0 { throw ExitCode(1) }
+  }
+
+  /// Runs the runs about online verify.
+  private func runVerifies() throws {
+    var found = 0
+    for seed in seed.map({ $0..<($0 + 1) }) ?? first..<(first + seeds) where found < failures {
+      let (report, all) = VerifyRuns.run(
+        seed: seed, canary: plantedBug, isTracing: self.seed != nil)
+      if self.seed != nil { print(all.suffix(trace ? all.count : lines).joined(separator: "\n")) }
+      guard let violation = report.violations.first else { continue }
+      found += 1
+      print("seed \(seed): BROKEN \(violation)\n  ashlar-sim --verify --seed \(seed) --trace")
+      flushOutput()
+    }
+    print("\(found) failed")
     if found > 0 { throw ExitCode(1) }
   }
 

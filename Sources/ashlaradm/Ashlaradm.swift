@@ -16,11 +16,11 @@ struct Ashlaradm: ParsableCommand {
     version: "ashlaradm \(ashlarVersion)",
     subcommands: [
       Up.self, Down.self, Attach.self, Detach.self, Connect.self, Disconnect.self, Primary.self,
-      Secondary.self, Invalidate.self, Adjust.self, Status.self, Role.self, ConnectionState.self,
-      DiskState.self, GetGenerations.self, ShowGenerations.self, SplitBrain.self, Events.self,
-      WaitConnect.self, WaitSync.self, Proc.self, Dump.self, CreateMetadata.self,
-      DumpMetadata.self, RestoreMetadata.self, ApplyActivityLog.self, WipeMetadata.self,
-      ShowDevice.self, ShowResources.self,
+      Secondary.self, Invalidate.self, Verify.self, Adjust.self, Status.self, Role.self,
+      ConnectionState.self, DiskState.self, GetGenerations.self, ShowGenerations.self,
+      SplitBrain.self, Events.self, WaitConnect.self, WaitSync.self, Proc.self, Dump.self,
+      CreateMetadata.self, DumpMetadata.self, RestoreMetadata.self, ApplyActivityLog.self,
+      WipeMetadata.self, ShowDevice.self, ShowResources.self,
     ])
 
   /// The names of all commands, for drbdadm's spellings and for "did you mean".

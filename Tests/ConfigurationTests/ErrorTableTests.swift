@@ -266,6 +266,12 @@ private let refusedStatements = [
     "cram-hmac-alg", oldStyle(2, "  net { cram-hmac-alg sha1; }"), at: "2:9",
     "'cram-hmac-alg' is not supported"),
   BadFile(
+    "verify-alg of the kernel", oldStyle(2, "  net { verify-alg sha1; }"), at: "2:20",
+    "'verify-alg sha1' is not supported", "use 'verify-alg crc32c'"),
+  BadFile(
+    "verify-alg with a typing error", oldStyle(2, "  net { verify-alg crc32; }"), at: "2:20",
+    "'verify-alg crc32' is not supported"),
+  BadFile(
     "two primaries", oldStyle(2, "  net { allow-two-primaries; }"), at: "2:9",
     "'allow-two-primaries yes' is not supported"),
   BadFile(

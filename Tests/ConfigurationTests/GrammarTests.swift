@@ -90,8 +90,6 @@ import Testing
       "ping-int 5;", with: "max-buffers 8000; tcp-cork no; always-asbp yes;")
     let warnings = try parsed("require-drbd-module-version-ge 9.0;\n" + text).warnings
     #expect(warnings.map(\.position.line) == [1, 3, 3, 3])
-    let verify = try parsed(twoNodes.replacing("ping-int 5;", with: "verify-alg sha1;")).warnings
-    #expect(verify.map(\.text) == ["'verify-alg' has no effect yet: there is no online verify"])
     #expect(warnings[3].text.contains("bitmaps cover"))
     #expect(
       try parsed(twoNodes.replacing("ping-int 5;", with: "after-sb-0pri disconnect;"))

@@ -229,7 +229,7 @@ private final class HostileRun {
       if header.payloadBytes > 0 { buffer = rig.takeBuffer() }
     }
     var control: [UInt8] = []
-    if type.payloadLimit == maxControlPayloadBytes {
+    if type.payloadLimit == maxControlPayloadBytes, !type.carriesData {
       control = (0..<random.below(80)).map { _ in UInt8(random.below(256)) }
       header.payloadBytes = UInt32(control.count)
     }

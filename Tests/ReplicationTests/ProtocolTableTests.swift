@@ -11,6 +11,7 @@ import Wire
 enum MeetingPoint: String, CaseIterable, Sendable {
   case dialed, accepted, quiescing, wfReportParams, wfVerdict
   case established, primaryEstablished, wfBitMapS, wfBitMapT, syncSource, syncTarget
+  case verifyS, verifyT
 
   var rig: Rig {
     switch self {
@@ -22,6 +23,8 @@ enum MeetingPoint: String, CaseIterable, Sendable {
     case .wfBitMapT: return Rig.toldTarget()
     case .syncSource: return Rig.source()
     case .syncTarget: return Rig.target()
+    case .verifyS: return Rig.verifyS()
+    case .verifyT: return Rig.verifyT()
     }
   }
 
@@ -54,6 +57,11 @@ enum MeetingPoint: String, CaseIterable, Sendable {
   /// What a correct peer may send here with the right content.
   var understood: Set<MessageType> {
     let always: Set<MessageType> = [.ping, .pong, .goodbye]
+    // Where nothing is compared any more, what is still on its way is late, and means nothing.
+    let verify: Set<MessageType> = [
+      .verifyStart, .verifyReady, .verifyRequest, .verifyRequestLocked, .verifyDigests,
+      .verifySkipped, .verifyResult, .verifyEnd,
+    ]
     switch self {
     case .dialed: return [.helloReply]
     case .accepted: return [.hello]
@@ -62,9 +70,14 @@ enum MeetingPoint: String, CaseIterable, Sendable {
     case .established:
       return always.union([
         .write, .writeZeroes, .trim, .flush, .promoteRequest, .roleChanged, .diskChanged,
+      ]).union(verify)
+    case .primaryEstablished, .verifyS:
+      return always.union(verify).union([.promoteRequest, .roleChanged, .diskChanged])
+    case .verifyT:
+      // Which range is done with, the result must say.
+      return always.union(verify).subtracting([.verifyResult]).union([
+        .write, .writeZeroes, .trim, .flush, .promoteRequest, .roleChanged, .diskChanged,
       ])
-    case .primaryEstablished:
-      return always.union([.promoteRequest, .roleChanged, .diskChanged])
     case .wfBitMapS:
       return always.union([.bitmap, .bitmapAck, .promoteRequest, .roleChanged, .diskChanged])
     case .wfBitMapT:
@@ -127,13 +140,15 @@ enum MeetingPoint: String, CaseIterable, Sendable {
     case .state, .syncDone: rig.receive(peerReport(), as: type)
     case .write: rig.peerWrites(blocks: 0..<1)
     case .resyncData: sendAskedData(rig)
-    case .writeZeroes, .trim, .resyncRequest:
+    case .verifyStart: rig.receive(type, length: UInt64(DigestAlgorithm.crc32c.rawValue))
+    case .verifyDigests: sendAskedDigests(rig)
+    case .writeZeroes, .trim, .resyncRequest, .verifyRequest, .verifyRequestLocked:
       rig.receive(MessageHeader(type, id: 1, length: 4096))
     case .reject: rig.receive(.reject, length: UInt64(Reason.splitBrain.rawValue))
     case .roleChanged, .goodbye: rig.receive(type, length: UInt64(Role.secondary.rawValue))
     case .verdict, .flush, .ack, .resyncAck, .syncDoneAck, .bitmap, .bitmapAck, .bitmapDone,
       .syncReady, .syncStart, .promoteRequest, .promoteReply,
-      .diskChanged, .ping, .pong:
+      .diskChanged, .ping, .pong, .verifyReady, .verifySkipped, .verifyResult, .verifyEnd:
       rig.receive(type, id: 1)
     }
   }
@@ -143,6 +158,11 @@ enum MeetingPoint: String, CaseIterable, Sendable {
     var data = MessageHeader(.resyncData, id: asked?.id ?? 0, offset: asked?.offset ?? 0)
     data.payloadBytes = UInt32(asked?.length ?? 4096)
     rig.receive(data, buffer: rig.takeBuffer())
+  }
+
+  private func sendAskedDigests(_ rig: Rig) {
+    let asked = rig.sent(.verifyRequestLocked)
+    rig.receiveDigests(for: asked ?? MessageHeader(.verifyRequest, length: blockSize))
   }
 
   /// Ends the connection and lets the disk answer: nothing may be left of the message.

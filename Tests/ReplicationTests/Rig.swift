@@ -57,6 +57,9 @@ final class Rig {
   var controls: [ControlMessage] = []
   /// Disk effects without an answer, oldest first.
   var disk: [Effect] = []
+  /// What the next comparison of digests finds.
+  var differing: UInt64 = 0
+  private var comparing: SlotID?
   var superblockIsPending = false
   /// Pages and transactions of the log are answered by the test, not at once.
   var holdsLog = false
@@ -238,15 +241,20 @@ final class Rig {
 
   private func drain() {
     effects = []
-    while let effect = replica.effects.pop() {
-      if effect.isMetadata {
-        encode(effect)
-        metadata.append(effect)
-        if !holdsLog { answerMetadata() }
-        continue
+    while true {
+      while let effect = replica.effects.pop() {
+        if effect.isMetadata {
+          encode(effect)
+          metadata.append(effect)
+          if !holdsLog { answerMetadata() }
+          continue
+        }
+        effects.append(effect)
+        account(effect)
       }
-      effects.append(effect)
-      account(effect)
+      guard let id = comparing else { return }
+      comparing = nil
+      replica.step(.digestsCompared(id, differing: differing), at: now, entropy: entropy)
     }
   }
 
@@ -290,6 +298,10 @@ final class Rig {
       #expect(!closed.contains(connection), "\(header.type) on a closed connection")
       #expect((buffer == .none) == (header.payloadBytes == 0), "payload without a buffer")
       sent.append(header)
+    case .sendDigests(let connection, let header, _, _, _):
+      #expect(!closed.contains(connection), "\(header.type) on a closed connection")
+      sent.append(header)
+    case .compareDigests(let id, _, _, _, _): comparing = id
     case .sendControl(let connection, let message):
       #expect(!closed.contains(connection), "\(message) on a closed connection")
       controls.append(message)
@@ -363,6 +375,8 @@ extension Effect {
     case .writeBitmapPage: "page"
     case .writeActivityLog: "log"
     case .send(_, let header, _): "send \(header.type)"
+    case .sendDigests(_, let header, _, _, _): "send \(header.type)"
+    case .compareDigests: "compare"
     case .sendControl(_, let message): "send \(message)"
     case .dial: "dial"
     case .close: "close"

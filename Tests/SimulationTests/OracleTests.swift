@@ -32,6 +32,9 @@ import Wire
     case .promotion: promoteWithoutWrites(scenario)
     case .conduct: scenario.carryOut(0, .note(.protocolError(peer: 0, .ack)))
     case .progress: standStill(scenario)
+    case .verify:
+      let range = ByteRange(start: 0, end: blockSize)
+      scenario.carryOut(0, .note(.outOfSync(peer: 0, range)))
     }
     #expect(scenario.cluster.violations.first?.oracle == oracle)
   }

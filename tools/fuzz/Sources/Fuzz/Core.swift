@@ -46,6 +46,9 @@ private struct Driver: ~Copyable {
     drain()
   }
 
+  /// A comparison of digests whose result is the next event.
+  private var comparing: SlotID?
+
   mutating func drain() {
     while let effect = replica.effects.pop() {
       switch effect {
@@ -60,7 +63,8 @@ private struct Driver: ~Copyable {
       case .complete(let tag, _):
         precondition(openTags.remove(tag) != nil, "a request was answered twice")
       case .close(let closed): if connection == closed { connection = nil }
-      case .send(_, let header, _):
+      case .compareDigests(let id, _, _, _, _): comparing = id
+      case .send(_, let header, _), .sendDigests(_, let header, _, _, _):
         unanswered.append(header)
         if unanswered.count > 32 { unanswered.removeFirst() }
       case .sendControl(let connection, let message):
@@ -70,6 +74,9 @@ private struct Driver: ~Copyable {
       default: break
       }
     }
+    guard let id = comparing else { return }
+    comparing = nil
+    step(.digestsCompared(id, differing: entropy & 0xFF))
   }
 
   /// Pages and transactions are on the disk at once.
@@ -288,6 +295,11 @@ private func answer(_ driver: inout Driver, _ input: inout Input) {
     reply.payloadBytes = UInt32(truncatingIfNeeded: asked.length)
   case .resyncData: reply = MessageHeader(.resyncAck, id: asked.length, offset: asked.offset)
   case .promoteRequest: reply = MessageHeader(.promoteReply, id: asked.id, length: 1)
+  case .verifyRequest, .verifyRequestLocked:
+    reply = MessageHeader(.verifyDigests, id: asked.id, offset: asked.offset, length: 1)
+    reply.payloadBytes = UInt32(truncatingIfNeeded: BlockDigest.blocks(asked.length) * 4)
+  case .verifyDigests:
+    reply = MessageHeader(.verifyResult, id: asked.length, offset: asked.offset, length: 1)
   case .bitmapDone: reply = MessageHeader(.syncReady)
   case .syncReady: reply = MessageHeader(.syncStart)
   case .ping: reply = MessageHeader(.pong)

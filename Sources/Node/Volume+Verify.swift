@@ -1,0 +1,87 @@
+/// Digests of an online verify: made and compared on the reactor's thread, 256 KiB at a time.
+import BlockIO
+import BlockTypes
+import Configuration
+import Control
+import Replication
+import Wire
+
+extension Volume {
+  /// Sends the digests of a buffer's blocks; they fit the scratch space and the send ring.
+  mutating func sendDigests(
+    _ connection: ConnectionID, _ header: MessageHeader, _ buffer: BufferID, _ bytes: Int,
+    _ algorithm: DigestAlgorithm, _ reactor: inout Reactor
+  ) {
+    let payload = Int(header.payloadBytes)
+    unsafe header.encode(into: scratch)
+    let data = unsafe UnsafeRawBufferPointer(rebasing: reactor.memory(of: buffer)[0..<bytes])
+    let place = unsafe UnsafeMutableRawBufferPointer(
+      rebasing: scratch[MessageHeader.byteCount..<(MessageHeader.byteCount + payload)])
+    BlockDigest.encode(algorithm, data, into: place)
+    sendScratch(connection, MessageHeader.byteCount + payload, &reactor)
+  }
+
+  mutating func compareDigests(
+    _ id: SlotID, _ data: BufferID, _ bytes: Int, _ digests: BufferID,
+    _ algorithm: DigestAlgorithm, _ reactor: inout Reactor
+  ) {
+    precondition(compared == nil, "the core has not seen the comparison before")
+    let count = Int(BlockDigest.blocks(UInt64(bytes))) * algorithm.byteCount
+    let mine = unsafe UnsafeRawBufferPointer(rebasing: reactor.memory(of: data)[0..<bytes])
+    let theirs = unsafe UnsafeRawBufferPointer(rebasing: reactor.memory(of: digests)[0..<count])
+    compared = (id, BlockDigest.differing(algorithm, mine, theirs))
+  }
+
+  /// The keys of a verify, and its percentage done.
+  func addVerifyDetails(
+    _ device: inout PeerDeviceStatus, _ state: PeerStatus, _ now: Instant
+  ) {
+    guard state.replication == .verifyS, let verify = state.verify else { return }
+    let done = verify.position - verify.range.start
+    let elapsedMs = max(now.milliseconds(since: verify.started), 1)
+    device.hasOnlineVerifyDetails = true
+    device.percentResyncDone = Double(done) * 100 / Double(max(verify.range.length, 1))
+    device.verifyStart = verify.range.start / sectorSize
+    device.verifyStop = verify.range.end / sectorSize
+    device.verifyPosition = verify.position / sectorSize
+    device.verifyLeft = (verify.range.end - verify.position) / sectorSize
+    device.verifySkipped = 0
+    let rateKiB = done / 1024 * 1000 / elapsedMs
+    device.resyncRate = rateKiB
+    if rateKiB > 0 {
+      device.estimatedSecondsToFinish = (verify.range.end - verify.position) / 1024 / rateKiB
+    }
+  }
+}
+
+extension NodeLoop {
+  /// Log lines of a verify, in the kernel module's words where it has some.
+  func logVerify(_ peer: String, _ note: Note) {
+    switch note {
+    case .verifyStarted(_, let range):
+      options.log(
+        .info, "\(peer): Starting Online Verify from sector \(range.start / sectorSize)")
+    case .outOfSync(_, let range):
+      options.log(
+        .error,
+        "\(peer): Out of sync: start=\(range.start / sectorSize), "
+          + "size=\(range.length / sectorSize) (sectors)")
+    case .verifyEnded(_, let progress):
+      let seconds = reactor.now.milliseconds(since: progress.started) / 1000
+      if progress.isComplete {
+        options.log(.info, "\(peer): Online verify done (total \(seconds) sec)")
+      } else {
+        let sector = progress.position / sectorSize
+        options.log(
+          .warning,
+          "\(peer): Online verify stopped at sector \(sector); "
+            + "'ashlaradm verify --start=\(sector)s' goes on there")
+      }
+      guard progress.blocksFound > 0 else { return }
+      options.log(
+        .error,
+        "\(peer): Online verify found \(progress.blocksFound) 4k blocks out of sync!")
+    default: preconditionFailure("no note of a verify")
+    }
+  }
+}

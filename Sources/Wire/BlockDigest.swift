@@ -1,0 +1,104 @@
+/// Digests of blocks, by which two replicas find out what differs without sending the data.
+///
+/// A digest covers one block of 4 KiB, or what the volume has of its last one. Digests of a range
+/// follow each other without gaps, in the order of the blocks, each in big-endian.
+import BlockTypes
+import CChecksum
+
+/// What a digest is made with. Both sides must know it; whoever asks chooses.
+public enum DigestAlgorithm: UInt8, Sendable, BitwiseCopyable, CaseIterable {
+  /// CRC32C: finds every change of up to 32 bits in a row, and any other but for one in 2^32.
+  case crc32c = 1
+
+  /// The name in a configuration.
+  public var name: String {
+    switch self {
+    case .crc32c: "crc32c"
+    }
+  }
+
+  /// The algorithm of this name.
+  public init?(named name: String) {
+    guard let match = Self.allCases.first(where: { $0.name == name }) else { return nil }
+    self = match
+  }
+
+  /// Bytes of one digest.
+  public var byteCount: Int {
+    switch self {
+    case .crc32c: 4
+    }
+  }
+}
+
+/// Digests of the blocks of a range.
+public enum BlockDigest {
+  /// Blocks one request may cover: one bit of a 64-bit number for each.
+  public static let blockLimit: UInt64 = 64
+
+  /// Blocks in `bytes` bytes, the last one perhaps not whole.
+  public static func blocks(_ bytes: UInt64) -> UInt64 { (bytes + blockSize - 1) / blockSize }
+
+  /// Writes the digest of each block of `data` into `digests`, which has room for them.
+  @safe
+  public static func encode(
+    _ algorithm: DigestAlgorithm, _ data: UnsafeRawBufferPointer,
+    into digests: UnsafeMutableRawBufferPointer
+  ) {
+    let count = Int(blocks(UInt64(data.count)))
+    precondition(digests.count >= count * algorithm.byteCount, "no room for the digests")
+    for block in 0..<count {
+      let place = unsafe UnsafeMutableRawBufferPointer(
+        rebasing: digests[(block * algorithm.byteCount)..<((block + 1) * algorithm.byteCount)])
+      unsafe digest(algorithm, part(data, block), into: place)
+    }
+  }
+
+  /// Which blocks of `data` do not have these digests: a bit for each, the first one lowest.
+  @safe
+  public static func differing(
+    _ algorithm: DigestAlgorithm, _ data: UnsafeRawBufferPointer, _ digests: UnsafeRawBufferPointer
+  ) -> UInt64 {
+    let count = Int(blocks(UInt64(data.count)))
+    precondition(count <= Int(blockLimit), "more blocks than bits")
+    precondition(digests.count == count * algorithm.byteCount, "not the digests of these blocks")
+    var mask: UInt64 = 0
+    unsafe withUnsafeTemporaryAllocation(byteCount: algorithm.byteCount, alignment: 16) { mine in
+      for block in 0..<count {
+        unsafe digest(algorithm, part(data, block), into: mine)
+        let theirs = unsafe digests[
+          (block * algorithm.byteCount)..<((block + 1) * algorithm.byteCount)]
+        if unsafe !mine.elementsEqual(theirs) { mask |= 1 << UInt64(block) }
+      }
+    }
+    return mask
+  }
+
+  private static func part(_ data: UnsafeRawBufferPointer, _ block: Int) -> UnsafeRawBufferPointer {
+    let start = block * Int(blockSize)
+    return unsafe UnsafeRawBufferPointer(
+      rebasing: data[start..<min(start + Int(blockSize), data.count)])
+  }
+
+  private static func digest(
+    _ algorithm: DigestAlgorithm, _ data: UnsafeRawBufferPointer,
+    into place: UnsafeMutableRawBufferPointer
+  ) {
+    guard let base = data.baseAddress else { return }
+    switch algorithm {
+    case .crc32c:
+      let crc = unsafe cchecksum_crc32c(0, base, data.count)
+      unsafe place.storeBytes(of: crc.bigEndian, as: UInt32.self)
+    }
+  }
+}
+
+/// Why a node does not want its volume compared.
+public enum VerifyRefusal: UInt8, Sendable, BitwiseCopyable, CaseIterable {
+  /// It does something else with the volume.
+  case busy = 1
+  /// Its disk is not UpToDate.
+  case noDisk = 2
+  /// It does not know the algorithm.
+  case unknownAlgorithm = 3
+}

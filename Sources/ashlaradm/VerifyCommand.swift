@@ -1,0 +1,58 @@
+/// `verify`: compare the replicas of a volume while it is in use.
+
+import ArgumentParser
+import Configuration
+import Control
+
+/// A place on a volume as DRBD writes it: sectors of 512 bytes, or bytes with a unit.
+struct VolumePlace: ExpressibleByArgument, Equatable, Sendable {
+  /// From the begin of the volume.
+  let bytes: UInt64
+
+  init?(argument: String) {
+    guard let value = sizeValue(argument) else { return nil }
+    guard argument.allSatisfy(\.isNumber) else {
+      bytes = value
+      return
+    }
+    let (product, overflow) = value.multipliedReportingOverflow(by: 512)
+    guard !overflow else { return nil }
+    bytes = product
+  }
+}
+
+struct Verify: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "verify",
+    abstract: "Compare this node's data with the peer's while it is in use.",
+    discussion: """
+      What differs is counted as out of sync, logged with its place, and copied by the next resync \
+      ('disconnect', then 'connect'). Nothing is changed before that. PLACE is in sectors of 512 \
+      bytes, or in bytes with a unit: 8000, 4000k, 10g.
+      """)
+  @OptionGroup var common: CommonOptions
+  @Option(
+    name: [.customShort("s"), .long], help: ArgumentHelp("Begin here.", valueName: "place"))
+  var start: VolumePlace?
+  @Option(
+    name: [.customShort("S"), .long], help: ArgumentHelp("Stop here.", valueName: "place"))
+  var stop: VolumePlace?
+  @Argument(help: resourcesHelp) var resources: [String] = []
+
+  mutating func validate() throws {
+    if resources.isEmpty { throw ValidationError("No resource names specified") }
+  }
+
+  mutating func run() throws {
+    let session = try Session(common)
+    let configuration = try session.configuration()
+    let request = VerifyRequest(start: start?.bytes, stop: stop?.bytes)
+    try forEach(try session.targets(resources, in: configuration)) {
+      target throws(CommandFailure) in
+      var message = ControlRequest(
+        .verify, resource: target.resource.name, volume: target.volume)
+      message.verify = request
+      return try session.perform(message)
+    }
+  }
+}
