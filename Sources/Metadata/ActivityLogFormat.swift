@@ -104,6 +104,8 @@ extension ActivityLog {
 
 /// Why the hot extents cannot be known. Every block counts as different then.
 public enum ActivityLogDamage: Error, Equatable, Sendable, CustomStringConvertible {
+  /// The disk gave an error instead of the bytes.
+  case unreadable
   /// The area has another size than a ring.
   case wrongSize(Int)
   /// A sector is neither what this log writes nor never written. Sectors count from the ring's
@@ -123,6 +125,7 @@ public enum ActivityLogDamage: Error, Equatable, Sendable, CustomStringConvertib
   /// What is wrong, in words.
   public var description: String {
     switch self {
+    case .unreadable: "the disk cannot read it"
     case .wrongSize(let count): "\(count) bytes instead of \(ActivityLog.ringBytes)"
     case .badSector(let sector): "sector \(sector) is damaged"
     case .misplacedSector(let sector): "sector \(sector) belongs elsewhere"

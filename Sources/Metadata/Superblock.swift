@@ -62,6 +62,8 @@ public struct PeerSlotRecord: Equatable, Sendable {
 public enum SuperblockError: Error, Equatable, Sendable, CustomStringConvertible {
   /// Nothing was ever written here: all other bytes than the magic were not looked at.
   case noMagic(found: UInt64)
+  /// The disk gave an error instead of the bytes.
+  case unreadable
   case badChecksum(found: UInt32, computed: UInt32)
   case unknownVersion(UInt32)
   case badField(String, UInt64)
@@ -71,6 +73,7 @@ public enum SuperblockError: Error, Equatable, Sendable, CustomStringConvertible
     switch self {
     case .noMagic(0): "nothing was ever written"
     case .noMagic(let magic): "no superblock, it begins with 0x" + String(magic, radix: 16)
+    case .unreadable: "the disk cannot read it"
     case .badChecksum(let found, let computed):
       "checksum 0x\(String(found, radix: 16)) where 0x\(String(computed, radix: 16)) is right"
     case .unknownVersion(let version):

@@ -20,10 +20,12 @@ public enum SuperblockChoice: Equatable, Sendable {
   /// one may have been the newer, and have said so. Damage widens a resync, it never narrows it.
   /// Two valid copies that cannot both be of this disk are damage as well: one was written to a
   /// wrong place, and which one is unknown.
+  ///
+  /// A copy that the disk cannot read is `nil`: damage like any other.
   @safe
-  public init(copyA: UnsafeRawBufferPointer, copyB: UnsafeRawBufferPointer) {
-    let first = Result { () throws(SuperblockError) in try Superblock(parsing: copyA) }
-    let second = Result { () throws(SuperblockError) in try Superblock(parsing: copyB) }
+  public init(copyA: UnsafeRawBufferPointer?, copyB: UnsafeRawBufferPointer?) {
+    let first = unsafe Self.parse(copyA)
+    let second = unsafe Self.parse(copyB)
     switch (first, second) {
     case (.success(let a), .success(let b)):
       if let error = Self.contradiction(a, b) {
@@ -40,6 +42,13 @@ public enum SuperblockChoice: Equatable, Sendable {
     case (.failure(.noMagic), .failure(.noMagic)): self = .none
     case (.failure(let a), .failure(let b)): self = .damaged(a, b)
     }
+  }
+
+  private static func parse(
+    _ copy: UnsafeRawBufferPointer?
+  ) -> Result<Superblock, SuperblockError> {
+    guard let copy = unsafe copy else { return .failure(.unreadable) }
+    return Result { () throws(SuperblockError) in try Superblock(parsing: copy) }
   }
 
   private static func contradiction(_ a: Superblock, _ b: Superblock) -> SuperblockError? {

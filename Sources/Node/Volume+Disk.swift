@@ -33,7 +33,8 @@ struct AttachedDisk {
   /// One copy was written, the other one is older.
   var wantsMirror = false
   var readsLeft = 2
-  var readError: Int32 = 0
+  /// Why a superblock copy could not be read; 0 when it was.
+  var readErrors: (Int32, Int32) = (0, 0)
   /// The attach command that waits.
   var token: UInt64
   var isDetached = false
@@ -134,7 +135,9 @@ extension Volume {
       preconditionFailure("a superblock was read from a disk that is not open")
     }
     open.readsLeft -= 1
-    if result < 0 { open.readError = -result }
+    if result < 0 {
+      if copy == 0 { open.readErrors.0 = -result } else { open.readErrors.1 = -result }
+    }
     let token = open.token
     guard open.readsLeft == 0 else {
       disk = open
@@ -165,13 +168,15 @@ extension Volume {
     _ open: inout AttachedDisk, _ first: UnsafeMutableRawBufferPointer,
     _ second: UnsafeMutableRawBufferPointer
   ) -> Result<Superblock, OpenError> {
-    guard open.readError == 0 else {
-      return .failure(OpenError(failure: .readError(errno: open.readError)))
+    let errors = open.readErrors
+    guard errors.0 == 0 || errors.1 == 0 else {
+      return .failure(OpenError(failure: .readError(errno: errors.0)))
     }
     let count = Superblock.byteCount
+    // The other copy serves where one cannot be read, and the next change writes it anew.
     let choice = unsafe SuperblockChoice(
-      copyA: UnsafeRawBufferPointer(rebasing: first[0..<count]),
-      copyB: UnsafeRawBufferPointer(rebasing: second[0..<count]))
+      copyA: errors.0 == 0 ? UnsafeRawBufferPointer(rebasing: first[0..<count]) : nil,
+      copyB: errors.1 == 0 ? UnsafeRawBufferPointer(rebasing: second[0..<count]) : nil)
     switch choice {
     case .none: return .failure(OpenError(failure: .noMetadata))
     case .damaged(let a, let b):

@@ -84,7 +84,7 @@ extension Volume {
       let ring = unsafe UnsafeRawBufferPointer(rebasing: memory[0..<ActivityLog.ringBytes])
       // A log that cannot be read is as good as a damaged one: everything may differ.
       open.loading.hot =
-        result < 0 ? .damaged(.wrongSize(0)) : ActivityLog.recover(ring, for: block)
+        result < 0 ? .damaged(.unreadable) : ActivityLog.recover(ring, for: block)
       open.loading.needsLog = false
       if case .damaged(let damage) = open.loading.hot {
         reports.append(.warning("activity log: \(damage); the whole volume counts as changed"))

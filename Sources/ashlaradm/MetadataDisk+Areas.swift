@@ -47,10 +47,10 @@ extension MetadataDisk {
   }
 
   /// What is worth knowing beside the dump: a copy or a log that is damaged.
-  func notes(_ superblock: Superblock, copy: Int) throws(CommandFailure) -> [String] {
+  func notes(_ superblock: Superblock, copy: Int) -> [String] {
     var notes = ["copy \(copy) counts"]
-    if let error = try errorOfCopy(1 - copy) { notes.append("copy \(1 - copy): \(error)") }
-    if superblock.dirty, case .damaged(let damage) = try activityLog(superblock) {
+    if let error = errorOfCopy(1 - copy) { notes.append("copy \(1 - copy): \(error)") }
+    if superblock.dirty, case .damaged(let damage) = activityLog(superblock) {
       notes.append("activity log: \(damage)")
     }
     return notes
@@ -70,7 +70,7 @@ extension MetadataDisk {
     }
     var hotExtents: [UInt32]? = []
     if superblock.dirty {
-      switch try activityLog(superblock) {
+      switch activityLog(superblock) {
       case .none: break
       case .extents(let extents): hotExtents = extents
       case .damaged: hotExtents = nil
@@ -79,10 +79,10 @@ extension MetadataDisk {
     return MetadataDump(superblock: superblock, hotExtents: hotExtents, bitmaps: bitmaps)
   }
 
-  private func activityLog(
-    _ superblock: Superblock
-  ) throws(CommandFailure) -> ActivityLogRecovery {
-    let ring = try read(metadata: layout.activityLogOffset, count: ActivityLog.ringBytes)
+  /// A log that the disk cannot read is damaged.
+  private func activityLog(_ superblock: Superblock) -> ActivityLogRecovery {
+    guard let ring = try? read(metadata: layout.activityLogOffset, count: ActivityLog.ringBytes)
+    else { return .damaged(.unreadable) }
     return unsafe ring.withUnsafeBytes { ActivityLog.recover($0, for: superblock) }
   }
 

@@ -85,8 +85,10 @@ struct MetadataDisk {
   }
 
   /// Why one superblock copy is not valid; `nil` when it is.
-  func errorOfCopy(_ copy: Int) throws(CommandFailure) -> SuperblockError? {
-    let bytes = try read(metadata: offset(ofCopy: copy), count: Superblock.byteCount)
+  func errorOfCopy(_ copy: Int) -> SuperblockError? {
+    guard let bytes = try? read(metadata: offset(ofCopy: copy), count: Superblock.byteCount) else {
+      return .unreadable
+    }
     return unsafe bytes.withUnsafeBytes { raw in
       do throws(SuperblockError) {
         _ = try Superblock(parsing: raw)
@@ -104,12 +106,23 @@ struct MetadataDisk {
 
   /// The superblock, from whichever copy counts.
   func superblock() throws(CommandFailure) -> SuperblockChoice {
-    let offsets = layout.superblockOffsets
-    let copyA = try Self.read(metadata, at: offsets.0, count: Superblock.byteCount)
-    let copyB = try Self.read(metadata, at: offsets.1, count: Superblock.byteCount)
-    return unsafe copyA.withUnsafeBytes { first in
-      unsafe copyB.withUnsafeBytes { second in SuperblockChoice(copyA: first, copyB: second) }
+    let copyA = try? read(metadata: offset(ofCopy: 0), count: Superblock.byteCount)
+    // When the disk can read neither, its error says why.
+    let copyB = copyA == nil ? try second() : try? second()
+    return unsafe Self.withBytes(copyA) { first in
+      unsafe Self.withBytes(copyB) { second in SuperblockChoice(copyA: first, copyB: second) }
     }
+  }
+
+  private func second() throws(CommandFailure) -> [UInt8] {
+    try read(metadata: offset(ofCopy: 1), count: Superblock.byteCount)
+  }
+
+  private static func withBytes<Value>(
+    _ bytes: [UInt8]?, _ body: (UnsafeRawBufferPointer?) -> Value
+  ) -> Value {
+    guard let bytes else { return body(nil) }
+    return unsafe bytes.withUnsafeBytes { unsafe body($0) }
   }
 
   /// What else seems to be on the disk that will carry the data, and on that of the metadata.

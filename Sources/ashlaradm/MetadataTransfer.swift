@@ -41,7 +41,7 @@ struct DumpMetadata: ParsableCommand {
         printOutput("# md_offsets \(layout.superblockOffsets.0) \(layout.superblockOffsets.1)")
         printOutput("# al_offset \(layout.activityLogOffset)")
         printOutput("# bm_offset \(layout.bitmapOffset)")
-        for note in try disk.notes(superblock, copy: copy) { printOutput("# \(note)") }
+        for note in disk.notes(superblock, copy: copy) { printOutput("# \(note)") }
         write(text: dump.text, to: 1)
       }
       return 0

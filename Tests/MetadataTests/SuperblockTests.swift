@@ -298,4 +298,34 @@ private func sample() -> Superblock {
       }
     }
   }
+
+  /// A bad sector under one copy: the other serves, as after a crash.
+  @Test func copyThatCannotBeReadIsDamage() {
+    let block = generation(9)
+    var expected = block
+    expected.dirty = true
+    encoded(block).withUnsafeBytes { good in
+      #expect(SuperblockChoice(copyA: good, copyB: nil) == .found(expected, copy: 0))
+      #expect(SuperblockChoice(copyA: nil, copyB: good) == .found(expected, copy: 1))
+    }
+    empty.withUnsafeBytes { nothing in
+      #expect(
+        SuperblockChoice(copyA: nil, copyB: nothing)
+          == .damaged(.unreadable, .noMagic(found: 0)))
+    }
+    #expect(SuperblockChoice(copyA: nil, copyB: nil) == .damaged(.unreadable, .unreadable))
+  }
+
+  /// What is wrong with a copy is said in words.
+  @Test func errorsAreSentences() {
+    let cases: [(SuperblockError, String)] = [
+      (.noMagic(found: 0), "nothing was ever written"),
+      (.noMagic(found: 0xAB), "no superblock, it begins with 0xab"),
+      (.unreadable, "the disk cannot read it"),
+      (.badChecksum(found: 1, computed: 0xA), "checksum 0x1 where 0xa is right"),
+      (.unknownVersion(9), "format version 9, this program knows 2"),
+      (.badField("node id", 99), "node id is 99"),
+    ]
+    for (error, text) in cases { #expect("\(error)" == text) }
+  }
 }
