@@ -44,6 +44,9 @@ let package = Package(
     .target(
       name: "CAIO", path: "CShims/CAIO", cSettings: cFlags,
       linkerSettings: [.linkedLibrary("aio")]),
+    .target(
+      name: "CHelper", path: "CShims/CHelper", cSettings: cFlags,
+      linkerSettings: [.linkedLibrary("aio")]),
     .target(name: "CChecksum", path: "CShims/CChecksum", cSettings: cFlags),
     .target(name: "CHost", path: "CShims/CHost", cSettings: cFlags),
 
@@ -60,7 +63,7 @@ let package = Package(
       name: "Simulation", dependencies: ["BlockTypes", "Wire", "Metadata", "Replication"],
       swiftSettings: strict),
     .target(
-      name: "BlockIO", dependencies: ["BlockTypes", "CUring", "CAIO", "CHost"],
+      name: "BlockIO", dependencies: ["BlockTypes", "CUring", "CAIO", "CHelper", "CHost"],
       swiftSettings: strict),
 
     // The rim.
@@ -145,7 +148,7 @@ let package = Package(
       name: "SimulationTests", dependencies: ["Simulation", "BlockTypes"], swiftSettings: base),
     .testTarget(
       name: "BlockIOTests",
-      dependencies: ["BlockIO", "BlockTypes", "CChecksum", "TestSupport"],
+      dependencies: ["BlockIO", "BlockTypes", "CChecksum", "CHelper", "CHost", "TestSupport"],
       swiftSettings: base),
     .testTarget(
       name: "ExportsTests",

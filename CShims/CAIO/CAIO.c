@@ -125,23 +125,10 @@ struct caio *caio_create(uint32_t operations, int32_t *error) {
     engine->operations[index].next = engine->free_operations;
     engine->free_operations = &engine->operations[index];
   }
-  pthread_mutex_init(&engine->mutex, NULL);
-  pthread_cond_init(&engine->work, NULL);
   return engine;
 }
 
-void caio_destroy(struct caio *engine) {
-  if (engine->helper_started) {
-    pthread_mutex_lock(&engine->mutex);
-    engine->helper_stops = true;
-    pthread_cond_signal(&engine->work);
-    pthread_mutex_unlock(&engine->mutex);
-    pthread_join(engine->helper, NULL);
-  }
-  pthread_cond_destroy(&engine->work);
-  pthread_mutex_destroy(&engine->mutex);
-  release(engine);
-}
+void caio_destroy(struct caio *engine) { release(engine); }
 
 /* Disks. */
 
@@ -188,82 +175,6 @@ int caio_write(struct caio *engine, int fd, const void *buffer, uint32_t length,
   return enqueue(engine, operation);
 }
 
-static void *run_helper(void *argument) {
-  struct caio *engine = argument;
-  pthread_mutex_lock(&engine->mutex);
-  for (;;) {
-    struct disk_operation *job = engine->jobs_first;
-    if (job == NULL) {
-      if (engine->helper_stops) {
-        break;
-      }
-      pthread_cond_wait(&engine->work, &engine->mutex);
-      continue;
-    }
-    engine->jobs_first = job->next;
-    pthread_mutex_unlock(&engine->mutex);
-    int failed = job->mode < 0
-                     ? fdatasync(job->fd)
-                     : fallocate(job->fd, job->mode, (off_t)job->offset, (off_t)job->length);
-    job->result = failed != 0 ? -errno : 0;
-    pthread_mutex_lock(&engine->mutex);
-    job->next = engine->jobs_done;
-    engine->jobs_done = job;
-    uint64_t one = 1;
-    ssize_t written = write(engine->wake, &one, sizeof one);
-    (void)written; /* full only after 2^64 completions */
-  }
-  pthread_mutex_unlock(&engine->mutex);
-  return NULL;
-}
-
-static int give_to_helper(struct caio *engine, struct disk_operation *job) {
-  if (!engine->helper_started) {
-    int failed = pthread_create(&engine->helper, NULL, run_helper, engine);
-    if (failed != 0) {
-      give_back(engine, job);
-      complete(engine, job->tag, -failed);
-      return 0;
-    }
-    engine->helper_started = true;
-  }
-  job->next = NULL;
-  pthread_mutex_lock(&engine->mutex);
-  if (engine->jobs_first == NULL) {
-    engine->jobs_first = job;
-  } else {
-    engine->jobs_last->next = job;
-  }
-  engine->jobs_last = job;
-  pthread_cond_signal(&engine->work);
-  pthread_mutex_unlock(&engine->mutex);
-  return 0;
-}
-
-int caio_datasync(struct caio *engine, int fd, uint64_t tag) {
-  struct disk_operation *operation = take(engine, tag);
-  if (operation == NULL) {
-    return -EBUSY;
-  }
-  operation->fd = fd;
-  operation->mode = -1;
-  io_prep_fdsync(&operation->iocb, fd);
-  return enqueue(engine, operation);
-}
-
-int caio_fallocate(struct caio *engine, int fd, int mode, uint64_t offset, uint64_t length,
-                   uint64_t tag) {
-  struct disk_operation *job = take(engine, tag);
-  if (job == NULL) {
-    return -EBUSY;
-  }
-  job->fd = fd;
-  job->mode = mode;
-  job->offset = offset;
-  job->length = length;
-  return give_to_helper(engine, job);
-}
-
 /* Hands the batch to the kernel; what it has no room for stays. */
 static void submit_disk(struct caio *engine) {
   uint32_t next = 0;
@@ -284,10 +195,6 @@ static void submit_disk(struct caio *engine) {
     /* The first one was refused, with the reason. */
     struct disk_operation *refused = engine->batch[next]->data;
     next++;
-    if (result == -EINVAL && refused->iocb.aio_lio_opcode == IO_CMD_FDSYNC) {
-      give_to_helper(engine, refused); /* kernels before 4.18 */
-      continue;
-    }
     give_back(engine, refused);
     complete(engine, refused->tag, result == 0 ? -EIO : result);
   }
@@ -306,18 +213,6 @@ static void reap_disk(struct caio *engine) {
       complete(engine, operation->tag, (int32_t)(int64_t)engine->events[index].res);
       give_back(engine, operation);
       engine->in_kernel--;
-    }
-  }
-  if (engine->helper_started) {
-    pthread_mutex_lock(&engine->mutex);
-    struct disk_operation *job = engine->jobs_done;
-    engine->jobs_done = NULL;
-    pthread_mutex_unlock(&engine->mutex);
-    while (job != NULL) {
-      struct disk_operation *next = job->next;
-      complete(engine, job->tag, job->result);
-      give_back(engine, job);
-      job = next;
     }
   }
 }

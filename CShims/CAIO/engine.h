@@ -1,26 +1,17 @@
-/* The engine behind CAIO.h: libaio for disks, epoll for sockets, and one helper thread for what
- * libaio cannot do without waiting. All but the part under `mutex` belongs to the thread that
- * calls. */
+/* The engine behind CAIO.h: libaio for disks, epoll for sockets. */
 #ifndef CAIO_ENGINE_H
 #define CAIO_ENGINE_H
 
 #include "CAIO.h"
 
 #include <libaio.h>
-#include <pthread.h>
 #include <stdbool.h>
 #include <stdint.h>
 
-/* A disk operation, or a job of the helper thread. */
 struct disk_operation {
   struct iocb iocb;
   uint64_t tag;
   struct disk_operation *next;
-  uint64_t offset;
-  uint64_t length;
-  int fd;
-  int mode; /* of fallocate; -1: a flush */
-  int32_t result;
 };
 
 enum kind {
@@ -51,7 +42,7 @@ struct try {
 struct caio {
   io_context_t context;
   int epoll;
-  int wake; /* eventfd: counts disk completions and finished jobs */
+  int wake; /* eventfd: counts disk completions */
   uint32_t operation_count;
   struct disk_operation *operations;
   struct disk_operation *free_operations;
@@ -69,15 +60,6 @@ struct caio {
   uint32_t done_capacity;
   uint32_t done_head;
   uint32_t done_count;
-
-  pthread_t helper;
-  bool helper_started;
-  pthread_mutex_t mutex; /* guards what follows */
-  pthread_cond_t work;
-  bool helper_stops;
-  struct disk_operation *jobs_first;
-  struct disk_operation *jobs_last;
-  struct disk_operation *jobs_done;
 };
 
 #endif

@@ -16,6 +16,8 @@ struct curing {
 };
 
 _Static_assert(CURING_SOCKET_NONEMPTY == IORING_CQE_F_SOCK_NONEMPTY, "flag of the kernel");
+_Static_assert(CURING_NOWAIT == RWF_NOWAIT, "flag of the kernel");
+_Static_assert(CURING_DSYNC == RWF_DSYNC, "flag of the kernel");
 
 /* Tries the newest set of flags first; kernels before 6.1, 6.0 and 5.18 refuse them with EINVAL. */
 static int set_up(struct curing *ring, uint32_t submission_entries, uint32_t completion_entries) {
@@ -107,8 +109,8 @@ static inline int transfer(struct curing *ring, uint8_t opcode, int fd, uint64_t
 }
 
 int curing_read(struct curing *ring, int fd, void *buffer, uint32_t length, uint64_t offset,
-                uint64_t tag) {
-  return transfer(ring, IORING_OP_READ, fd, (uintptr_t)buffer, length, offset, 0, tag);
+                uint32_t rw_flags, uint64_t tag) {
+  return transfer(ring, IORING_OP_READ, fd, (uintptr_t)buffer, length, offset, rw_flags, tag);
 }
 
 int curing_write(struct curing *ring, int fd, const void *buffer, uint32_t length,
@@ -117,24 +119,15 @@ int curing_write(struct curing *ring, int fd, const void *buffer, uint32_t lengt
 }
 
 int curing_read_fixed(struct curing *ring, int fd, void *buffer, uint32_t length, uint64_t offset,
-                      uint64_t tag) {
-  return transfer(ring, IORING_OP_READ_FIXED, fd, (uintptr_t)buffer, length, offset, 0, tag);
+                      uint32_t rw_flags, uint64_t tag) {
+  return transfer(ring, IORING_OP_READ_FIXED, fd, (uintptr_t)buffer, length, offset, rw_flags,
+                  tag);
 }
 
 int curing_write_fixed(struct curing *ring, int fd, const void *buffer, uint32_t length,
                        uint64_t offset, uint32_t rw_flags, uint64_t tag) {
   return transfer(ring, IORING_OP_WRITE_FIXED, fd, (uintptr_t)buffer, length, offset, rw_flags,
                   tag);
-}
-
-int curing_datasync(struct curing *ring, int fd, uint64_t tag) {
-  return transfer(ring, IORING_OP_FSYNC, fd, 0, 0, 0, IORING_FSYNC_DATASYNC, tag);
-}
-
-int curing_fallocate(struct curing *ring, int fd, int mode, uint64_t offset, uint64_t length,
-                     uint64_t tag) {
-  /* The kernel takes the length where others have the address, and the mode as length. */
-  return transfer(ring, IORING_OP_FALLOCATE, fd, length, (uint32_t)mode, offset, 0, tag);
 }
 
 int curing_recv(struct curing *ring, int fd, void *buffer, uint32_t length, int flags,

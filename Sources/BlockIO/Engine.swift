@@ -10,6 +10,7 @@ enum TagKind: UInt32 {
   case send = 2
   case cancel = 3
   case doorbell = 4
+  case helper = 5
 
   private static var shift: UInt32 { 28 }
   /// Most slots a table may have so that a tag can name them.
@@ -146,48 +147,37 @@ struct Engine: ~Copyable {
 
 /// The calls that queue operations. `true`: queued.
 extension Engine {
+  /// - Parameter mayWait: `false`: what would have to wait fails with `-EAGAIN`; io_uring only.
   @unsafe @inline(__always)
   mutating func read(
     _ descriptor: Int32, _ memory: UnsafeMutableRawPointer, _ length: UInt32, _ offset: UInt64,
-    isPooled: Bool, tag: UInt64
+    mayWait: Bool, isPooled: Bool, tag: UInt64
   ) -> Bool {
-    if let ring = unsafe ring {
-      if isPooled, hasRegisteredMemory {
-        return unsafe curing_read_fixed(ring, descriptor, memory, length, offset, tag) == 0
-      }
-      return unsafe curing_read(ring, descriptor, memory, length, offset, tag) == 0
+    guard let ring = unsafe ring else {
+      return unsafe caio_read(aio, descriptor, memory, length, offset, tag) == 0
     }
-    return unsafe caio_read(aio, descriptor, memory, length, offset, tag) == 0
+    let flags = mayWait ? 0 : UInt32(CURING_NOWAIT)
+    if isPooled, hasRegisteredMemory {
+      return unsafe curing_read_fixed(ring, descriptor, memory, length, offset, flags, tag) == 0
+    }
+    return unsafe curing_read(ring, descriptor, memory, length, offset, flags, tag) == 0
   }
 
+  /// - Parameter durable: complete when this write is on stable storage.
   @unsafe @inline(__always)
   mutating func write(
     _ descriptor: Int32, _ memory: UnsafeRawPointer, _ length: UInt32, _ offset: UInt64,
-    durable: Bool, isPooled: Bool, tag: UInt64
+    durable: Bool, mayWait: Bool, isPooled: Bool, tag: UInt64
   ) -> Bool {
-    // RWF_DSYNC: the kernel answers when this write is on stable storage.
-    let flags: UInt32 = durable ? 2 : 0
-    if let ring = unsafe ring {
-      if isPooled, hasRegisteredMemory {
-        return unsafe curing_write_fixed(ring, descriptor, memory, length, offset, flags, tag) == 0
-      }
-      return unsafe curing_write(ring, descriptor, memory, length, offset, flags, tag) == 0
+    let durability = durable ? UInt32(CURING_DSYNC) : 0
+    guard let ring = unsafe ring else {
+      return unsafe caio_write(aio, descriptor, memory, length, offset, durability, tag) == 0
     }
-    return unsafe caio_write(aio, descriptor, memory, length, offset, flags, tag) == 0
-  }
-
-  mutating func flush(_ descriptor: Int32, tag: UInt64) -> Bool {
-    if let ring = unsafe ring { return unsafe curing_datasync(ring, descriptor, tag) == 0 }
-    return unsafe caio_datasync(aio, descriptor, tag) == 0
-  }
-
-  mutating func allocate(
-    _ descriptor: Int32, mode: Int32, _ offset: UInt64, _ length: UInt64, tag: UInt64
-  ) -> Bool {
-    if let ring = unsafe ring {
-      return unsafe curing_fallocate(ring, descriptor, mode, offset, length, tag) == 0
+    let flags = durability | (mayWait ? 0 : UInt32(CURING_NOWAIT))
+    if isPooled, hasRegisteredMemory {
+      return unsafe curing_write_fixed(ring, descriptor, memory, length, offset, flags, tag) == 0
     }
-    return unsafe caio_fallocate(aio, descriptor, mode, offset, length, tag) == 0
+    return unsafe curing_write(ring, descriptor, memory, length, offset, flags, tag) == 0
   }
 
   @unsafe @inline(__always)
@@ -248,7 +238,7 @@ extension Engine {
     _ descriptor: Int32, _ memory: UnsafeMutableRawPointer, tag: UInt64
   ) -> Bool {
     if let ring = unsafe ring {
-      return unsafe curing_read(ring, descriptor, memory, 8, 0, tag) == 0
+      return unsafe curing_read(ring, descriptor, memory, 8, 0, 0, tag) == 0
     }
     return unsafe caio_read_counter(aio, descriptor, memory, tag) == 0
   }

@@ -18,7 +18,19 @@ struct Operation: BitwiseCopyable {
     case connect
   }
 
+  /// How a transfer reaches the disk.
+  enum Way: UInt8 {
+    case undecided
+    /// With the kernel asked to refuse what would have to wait.
+    case asking
+    /// Whatever it takes, because the kernel cannot be asked.
+    case plain
+    /// By a thread that may wait, because the kernel refused.
+    case helper
+  }
+
   var kind: Kind
+  var way = Way.undecided
   /// Whether the owner cancelled it: an interruption is then its end.
   var isCancelled = false
   /// Results without progress in a row (EINTR, EAGAIN): bounded, so that none goes on for ever.

@@ -12,6 +12,8 @@ internal import Glibc
 @safe
 struct ReactorCore: ~Copyable {
   var engine: Engine
+  var helper: DiskHelper
+  var nowaitRefusals = NowaitRefusals()
   var pool: BufferPool
   var operations: OperationTable
   var streams: StreamTable
@@ -35,12 +37,20 @@ struct ReactorCore: ~Copyable {
   /// Streams that the owner gave up and that still hold something.
   var leavingStreams = 0
   var doorbellIsArmed = false
+  /// Whether the kernel watches for results of the helper. Only while it has jobs.
+  var helperIsArmed = false
+  /// Whether the helper has, or may have, results that were not looked at.
+  var helperHasResults = false
 
   /// Zeroes for disks that cannot make their own.
   let zeroes: UnsafeMutableRawPointer
   /// Where the doorbell's count is read to.
   let doorbellCount: UnsafeMutableRawPointer
+  /// Where the count of the helper's results is read to.
+  let helperCount: UnsafeMutableRawPointer
 
+  /// How long dropping a reactor waits for the kernel to let go of its memory.
+  let quiesceLimitMs: UInt64
   let doorbell: Doorbell
   var now: Instant
 
@@ -50,6 +60,8 @@ struct ReactorCore: ~Copyable {
   init(options: ReactorOptions) throws(SystemError) {
     let doorbell = try Doorbell()
     var engine = try Engine(options: options)
+    let helper = try DiskHelper(
+      jobs: options.operationSlots, transfers: engine.usesRing ? DiskHelper.transfers : 0)
     let pool = try BufferPool(sizes: options.buffers)
     let mapped = unsafe mmap(
       nil, Self.zeroBytes + 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
@@ -59,8 +71,11 @@ struct ReactorCore: ~Copyable {
     if options.registersMemory { pool.register(with: &engine) }
     unsafe zeroes = memory
     unsafe doorbellCount = memory + Self.zeroBytes
+    unsafe helperCount = memory + Self.zeroBytes + 64
     self.engine = engine
+    self.helper = helper
     self.pool = pool
+    quiesceLimitMs = options.quiesceLimitMs
     self.doorbell = doorbell
     operations = OperationTable(capacity: options.operationSlots)
     streams = StreamTable(capacity: options.streamSlots)

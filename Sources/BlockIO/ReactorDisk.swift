@@ -44,7 +44,7 @@ extension ReactorCore {
     queuedOperations.push(operations.insert(operation))
   }
 
-  /// Puts one operation into the kernel's queue; `false` when it is full.
+  /// Puts one operation into the kernel's queue, or the helper's; `false` when it is full.
   mutating func submitOperation(_ slot: UInt32) -> Bool {
     let operation = unsafe operations.pointer(slot)
     let tag = operations.kernelTag(slot)
@@ -52,29 +52,68 @@ extension ReactorCore {
     let offset = unsafe operation.pointee.offset
     let remaining = unsafe operation.pointee.remaining
     switch unsafe operation.pointee.kind {
-    case .read:
-      guard let memory = unsafe operation.pointee.memory else { return true }
-      return unsafe engine.read(
-        descriptor, memory, UInt32(remaining), offset, isPooled: true, tag: tag)
-    case .write, .durableWrite:
-      guard let memory = unsafe operation.pointee.memory else { return true }
-      let durable = unsafe operation.pointee.kind == .durableWrite
-      return unsafe engine.write(
-        descriptor, memory, UInt32(remaining), offset, durable: durable, isPooled: true, tag: tag)
-    case .flush: return engine.flush(descriptor, tag: tag)
+    case .read, .write, .durableWrite, .zeroesByWriting:
+      return unsafe submitTransfer(operation, tag: tag)
+    case .flush: return helper.flush(descriptor, tag: tag)
     case .discard, .zeroesByPunching:
       let mode = CHOST_PUNCH_HOLE | CHOST_KEEP_SIZE
-      return engine.allocate(descriptor, mode: mode, offset, remaining, tag: tag)
+      return helper.allocate(descriptor, mode: mode, offset, remaining, tag: tag)
     case .zeroesByMarking:
       let mode = CHOST_ZERO_RANGE | CHOST_KEEP_SIZE
-      return engine.allocate(descriptor, mode: mode, offset, remaining, tag: tag)
-    case .zeroesByWriting:
-      let piece = UInt32(min(remaining, UInt64(Self.zeroBytes)))
-      return unsafe engine.write(
-        descriptor, zeroes, piece, offset, durable: false, isPooled: false, tag: tag)
+      return helper.allocate(descriptor, mode: mode, offset, remaining, tag: tag)
     case .accept: return engine.accept(descriptor, tag: tag)
     case .connect: return submitConnect(slot, tag: tag)
     }
+  }
+
+  /// Gives a transfer to the kernel, or to the helper when the kernel refused it before.
+  @unsafe @inline(__always)
+  private mutating func submitTransfer(
+    _ operation: UnsafeMutablePointer<Operation>, tag: UInt64
+  ) -> Bool {
+    let descriptor = unsafe operation.pointee.descriptor
+    if unsafe operation.pointee.way == .undecided {
+      let canAsk = engine.usesRing && nowaitRefusals.mayAsk(descriptor)
+      unsafe operation.pointee.way = canAsk ? .asking : .plain
+    }
+    let way = unsafe operation.pointee.way
+    let kind = unsafe operation.pointee.kind
+    let makesZeroes = kind == .zeroesByWriting
+    guard let memory = unsafe makesZeroes ? zeroes : operation.pointee.memory else { return true }
+    let offset = unsafe operation.pointee.offset
+    var length = unsafe UInt32(truncatingIfNeeded: operation.pointee.remaining)
+    if makesZeroes {
+      length = unsafe UInt32(min(operation.pointee.remaining, UInt64(Self.zeroBytes)))
+    }
+    if way == .helper {
+      return unsafe helper.transfer(kind, descriptor, memory, length, offset, tag: tag)
+    }
+    if kind == .read {
+      return unsafe engine.read(
+        descriptor, memory, length, offset, mayWait: way == .plain, isPooled: true, tag: tag)
+    }
+    return unsafe engine.write(
+      descriptor, memory, length, offset, durable: kind == .durableWrite, mayWait: way == .plain,
+      isPooled: !makesZeroes, tag: tag)
+  }
+
+  /// Sends a transfer that was refused another way; `false` when the refusal was none of asking.
+  ///
+  /// Most common is -EAGAIN: a write to blocks that the file system has yet to allocate.
+  private mutating func takeAnotherWay(_ slot: UInt32, _ result: Int32) -> Bool {
+    let operation = unsafe operations.pointer(slot)
+    guard unsafe operation.pointee.way == .asking else { return false }
+    switch result {
+    case -EAGAIN: unsafe operation.pointee.way = .helper
+    case -EOPNOTSUPP:
+      unsafe nowaitRefusals.note(operation.pointee.descriptor)
+      unsafe operation.pointee.way = .plain
+    // Some file systems say this instead. Where something else is wrong, it is said again.
+    case -EINVAL: unsafe operation.pointee.way = .plain
+    default: return false
+    }
+    queuedOperations.push(slot)
+    return true
   }
 
   /// Takes the kernel's answer to an operation: continues it, or ends it with an event.
@@ -82,6 +121,7 @@ extension ReactorCore {
     precondition(operations.contains(id), "a completion for an operation that has ended")
     let slot = id.slot
     let operation = unsafe operations.pointer(slot)
+    if result < 0, takeAnotherWay(slot, result) { return nil }
     if result == -EINTR || result == -EAGAIN {
       return retry(slot, result)
     }

@@ -19,7 +19,7 @@ extension ReactorCore {
   mutating func wait(until deadline: Instant) {
     while true {
       let everythingQueued = submitQueues()
-      guard completionIndex == completionCount, foundEvent == nil else {
+      guard completionIndex == completionCount, foundEvent == nil, !helperHasResults else {
         engine.submitOnly()
         return
       }
@@ -84,6 +84,13 @@ extension ReactorCore {
         return event
       }
     }
+    while helperHasResults {
+      guard let (tag, result) = helper.collect() else {
+        helperHasResults = false
+        break
+      }
+      if let event = complete(tag, result, 0) { return event }
+    }
     return nil
   }
 
@@ -110,6 +117,10 @@ extension ReactorCore {
     case .doorbell:
       doorbellIsArmed = false
       return result == 8 ? .mailbox : nil
+    case .helper:
+      helperIsArmed = false
+      helperHasResults = true
+      return nil
     }
   }
 
@@ -135,6 +146,7 @@ extension ReactorCore {
   private mutating func submitQueues() -> Bool {
     // Sends first: the network's round trip is the longer one. Receives last: they mostly wait.
     submitSends() && submitOperations() && submitCancels() && submitReceives() && armDoorbell()
+      && armHelper()
   }
 
   private mutating func submitSends() -> Bool {
@@ -198,13 +210,23 @@ extension ReactorCore {
     doorbellIsArmed = true
     return true
   }
+
+  /// Results that were not looked at need no watching, and after them there may be no job left.
+  private mutating func armHelper() -> Bool {
+    guard helper.jobCount > 0, !helperIsArmed, !helperHasResults else { return true }
+    let tag = TagKind.helper.tag(slot: 0, generation: 0)
+    if unsafe !engine.readCounter(helper.wake, helperCount, tag: tag) {
+      engine.submitOnly()
+      let isArmed = unsafe engine.readCounter(helper.wake, helperCount, tag: tag)
+      guard isArmed else { return false }
+    }
+    helperIsArmed = true
+    return true
+  }
 }
 
 /// The end of a reactor.
 extension ReactorCore {
-  /// How long dropping a reactor waits for the kernel to let go of its memory.
-  private static var quiesceLimitMs: UInt64 { 10_000 }
-
   /// Ends everything: streams are closed, accepts and connects cancelled, disk operations waited
   /// for.
   ///
@@ -218,10 +240,11 @@ extension ReactorCore {
     }
     cancelAllConnections()
     cancelDoorbell()
-    let limit = Self.clock().advanced(milliseconds: Self.quiesceLimitMs)
+    let limit = Self.clock().advanced(milliseconds: quiesceLimitMs)
     while operationsInFlight > 0 || doorbellIsArmed {
       guard Self.clock() < limit, collectOnly(until: limit) else {
         engine.isAbandoned = true
+        helper.isAbandoned = true
         pool.isAbandoned = true
         streams.isAbandoned = true
         return
@@ -240,11 +263,11 @@ extension ReactorCore {
     }
   }
 
-  /// One turn that arms nothing new and delivers nothing. `false` when the kernel refuses, as it
+  /// One turn that begins nothing new and delivers nothing. `false` when the kernel refuses, as it
   /// does on another thread than the loop's.
   private mutating func collectOnly(until limit: Instant) -> Bool {
-    _ = submitSends() && submitOperations() && submitCancels()
-    if completionIndex == completionCount {
+    _ = submitSends() && submitOperations() && submitCancels() && armHelper()
+    if completionIndex == completionCount, !helperHasResults {
       let time = Self.clock()
       let timeout = limit > time ? limit.nanoseconds - time.nanoseconds : 0
       let result = engine.submit(wait: timeout > 0, timeout: timeout)

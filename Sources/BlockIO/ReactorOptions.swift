@@ -47,6 +47,8 @@ public struct ReactorOptions: Sendable {
   package var forcedRingFailure: Int32 = 0
   /// For tests: entries of the submission queue, to meet a full one.
   package var submissionEntries: UInt32 = 1024
+  /// For tests: how long dropping a reactor waits for the kernel to let go of its memory.
+  package var quiesceLimitMs: UInt64 = 10_000
   /// For tests: entries of the completion queue, to meet an overflow. 0 computes it from the slots.
   package var completionEntries: UInt32 = 0
 

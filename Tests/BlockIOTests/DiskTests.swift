@@ -175,27 +175,131 @@ struct DiskTests {
   }
 
   /// A transfer that the kernel does in pieces is continued where it stopped. Disks do that rarely;
-  /// a pipe does it always.
-  @Test func shortTransfersAreContinued() throws {
-    var ends: [Int32] = [0, 0]
-    try #require(pipe(&ends) == 0)
-    defer { for end in ends { close(end) } }
-    var reactor = try Reactor(options: smallOptions(.ioUring))
-    let content = pattern(200_000, seed: 6)
-    let source = try reactor.buffer(200_000)
-    reactor.fill(source, content)
-    let target = try reactor.buffer(200_512)
-    reactor.diskRead(
-      ends[0], into: target, bufferOffset: 512, length: 200_000, at: 0, tag: 1)
-    reactor.expectNothing(milliseconds: 2)
-    reactor.diskWrite(ends[1], from: source, length: 200_000, at: 0, tag: 2)
-    var completed: Set<UInt64> = []
-    while completed.count < 2 {
-      guard case .completion(let tag, let result) = try reactor.awaitEvent() else { continue }
-      #expect(result == 200_000)
-      completed.insert(tag)
+  /// a file of which the page cache has the first part does it when it is asked not to wait.
+  @Test(arguments: engines)
+  func shortTransfersAreContinued(engine: EngineChoice) throws {
+    let bytes = 256 << 10
+    let content = pattern(bytes, seed: 6)
+    let file = try TemporaryFile(bytes: bytes)
+    let descriptor = open(file.path, O_RDWR)
+    try #require(descriptor >= 0)
+    defer { close(descriptor) }
+    try #require(write(descriptor, content, bytes) == bytes)
+    var reactor = try Reactor(options: smallOptions(engine))
+    let target = try reactor.buffer(UInt32(bytes) + 512)
+    for cached in [4096, 65536, 131_072] {
+      try #require(fsync(descriptor) == 0)
+      #expect(posix_fadvise(descriptor, 0, 0, POSIX_FADV_DONTNEED) == 0)
+      #expect(posix_fadvise(descriptor, 0, 0, POSIX_FADV_RANDOM) == 0)
+      var start = [UInt8](repeating: 0, count: cached)
+      #expect(pread(descriptor, &start, cached, 0) == cached)
+      reactor.diskRead(
+        descriptor, into: target, bufferOffset: 512, length: UInt32(bytes), at: 0, tag: 1)
+      try reactor.expectCompletion(tag: 1, Int32(bytes))
+      #expect(reactor.bytes(target, 512..<512 + bytes) == content)
     }
-    #expect(reactor.bytes(target, 512..<200_512) == content)
+  }
+
+  /// Writes to blocks that the file system has yet to allocate may have to wait, which the kernel
+  /// refuses; they are done all the same, like flushes, zeroes and discards between them.
+  @Test(arguments: engines, ["/var/tmp", "/dev/shm"])
+  func writesThatMustWaitAreDone(engine: EngineChoice, directory: String) throws {
+    let file = try TemporaryFile(bytes: 32 << 20, under: directory)
+    let device = try BlockDevice(path: file.path)
+    var reactor = try Reactor(options: smallOptions(engine))
+    let content = pattern(131_072, seed: 9)
+    let buffer = try reactor.buffer(131_072)
+    reactor.fill(buffer, content)
+    for index: UInt64 in 0..<64 {
+      reactor.diskWrite(
+        device.descriptor, from: buffer, length: 131_072, at: index * 262_144,
+        durable: index % 8 == 0, tag: index)
+      if index % 4 == 0 { reactor.diskFlush(device.descriptor, tag: 100 + index) }
+    }
+    reactor.diskDiscard(device.descriptor, at: 20 << 20, length: 65536, tag: 200)
+    var seen: [UInt64: Int32] = [:]
+    while reactor.operationsInFlight > 0 {
+      guard case .completion(let tag, let result) = try reactor.awaitEvent() else { continue }
+      #expect(seen.updateValue(result, forKey: tag) == nil, "tag \(tag) completed twice")
+    }
+    #expect(seen.count == 64 + 16 + 1)
+    for (tag, result) in seen { #expect(result == (tag < 64 ? 131_072 : 0), "tag \(tag)") }
+    let written = try file.content()
+    for index in 0..<64 {
+      let at = index * 262_144
+      #expect(Array(written[at..<at + 131_072]) == content, "write \(index)")
+      #expect(written[at + 131_072] == 0)
+    }
+  }
+
+  /// A disk that does not answer costs its own operations only. A pipe stands for it.
+  @Test func aHangingDiskLeavesTheReactorAlive() throws {
+    let file = try TemporaryFile(bytes: 1 << 20)
+    let device = try BlockDevice(path: file.path)
+    var reactor = try Reactor(options: smallOptions(.ioUring))
+    let pipe = try Pipe()
+    let stuck = try reactor.buffer(4096)
+    for tag: UInt64 in 100..<120 {
+      reactor.diskRead(pipe.output, into: stuck, length: 512, at: .max, tag: tag)
+    }
+    reactor.expectNothing()
+    let buffer = try reactor.buffer(4096)
+    for tag: UInt64 in 0..<16 {
+      reactor.diskWrite(device.descriptor, from: buffer, length: 4096, at: tag * 4096, tag: tag)
+      try reactor.expectCompletion(tag: tag, 4096)
+      reactor.diskFlush(device.descriptor, tag: 50)
+      try reactor.expectCompletion(tag: 50, 0)
+    }
+    pipe.write(bytes: 20 * 512)
+    var tags: Set<UInt64> = []
+    while reactor.operationsInFlight > 0 {
+      guard case .completion(let tag, 512) = try reactor.awaitEvent() else { continue }
+      tags.insert(tag)
+    }
+    #expect(tags == Set(100..<120))
+  }
+
+  /// A disk that never answers does not hold up the end for ever; its memory goes to nobody else.
+  @Test func droppingLeavesAHangingDiskBehind() throws {
+    var options = smallOptions(.ioUring)
+    options.quiesceLimitMs = 50
+    let pipe = try Pipe()
+    do {
+      var reactor = try Reactor(options: options)
+      let buffer = try reactor.buffer(4096)
+      reactor.diskRead(pipe.output, into: buffer, length: 4096, at: .max, tag: 1)
+      reactor.expectNothing()
+    }
+    // The thread still writes into its buffer: the test ends well if that memory is there.
+    pipe.write(bytes: 4096)
+  }
+
+  /// The kernel is given nothing that makes it start threads of its own: those never end and wake
+  /// up every five seconds. In a process without other tests.
+  @Test func theKernelStartsNoThreads() async {
+    await #expect(processExitsWith: .success) {
+      let file = try TemporaryFile(bytes: 8 << 20)
+      do {
+        let device = try BlockDevice(path: file.path)
+        var reactor = try Reactor(options: smallOptions(.ioUring))
+        let buffer = try reactor.buffer(1 << 20)
+        for index: UInt64 in 0..<6 {
+          let durable = index % 2 == 0
+          reactor.diskWrite(
+            device.descriptor, from: buffer, length: 1 << 20, at: index << 20, durable: durable,
+            tag: 1)
+          reactor.diskRead(device.descriptor, into: buffer, length: 4096, at: index << 20, tag: 2)
+        }
+        reactor.diskFlush(device.descriptor, tag: 3)
+        reactor.diskDiscard(device.descriptor, at: 0, length: 65536, tag: 4)
+        reactor.diskWriteZeroes(
+          device.descriptor, at: 1 << 20, length: 1 << 20, mayUnmap: false, tag: 5)
+        try reactor.drain()
+        let names = threadNames()
+        precondition(names.contains("disk-helper"), "nothing had to wait: \(names)")
+        precondition(!names.contains { $0.hasPrefix("iou-wrk") }, "the kernel's: \(names)")
+      }
+    }
   }
 
   /// A queue that is shorter than what one turn asks for is emptied in between, and completions

@@ -190,3 +190,47 @@ func openDescriptors() -> Int {
   while readdir(directory) != nil { count += 1 }
   return count
 }
+
+/// The names of this process's threads.
+func threadNames() -> [String] {
+  guard let directory = opendir("/proc/self/task") else { return [] }
+  defer { closedir(directory) }
+  var names: [String] = []
+  while let entry = readdir(directory) {
+    let name = withUnsafeBytes(of: entry.pointee.d_name) { bytes in
+      String(decoding: bytes.prefix { $0 != 0 }, as: UTF8.self)
+    }
+    let descriptor = open("/proc/self/task/\(name)/comm", O_RDONLY)
+    guard descriptor >= 0 else { continue }
+    var text = [UInt8](repeating: 0, count: 32)
+    let length = read(descriptor, &text, 32)
+    close(descriptor)
+    names.append(String(decoding: text.prefix(max(length - 1, 0)), as: UTF8.self))
+  }
+  return names
+}
+
+/// A pipe that is closed with the value.
+struct Pipe: ~Copyable {
+  /// The end to read from.
+  let output: Int32
+  private let input: Int32
+
+  init() throws {
+    var ends: [Int32] = [0, 0]
+    try #require(pipe(&ends) == 0)
+    output = ends[0]
+    input = ends[1]
+  }
+
+  deinit {
+    close(output)
+    close(input)
+  }
+
+  /// Writes zeroes.
+  func write(bytes: Int) {
+    let zeroes = [UInt8](repeating: 0, count: bytes)
+    #expect(Glibc.write(input, zeroes, bytes) == bytes)
+  }
+}

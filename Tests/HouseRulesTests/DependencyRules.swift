@@ -9,7 +9,9 @@ let allowedImports: [String: Set<String>] = [
   "Metadata": ["BlockTypes", "CChecksum"],
   "Replication": ["BlockTypes", "Wire", "Metadata"],
   "Simulation": ["BlockTypes", "Wire", "Metadata", "Replication"],
-  "BlockIO": ["BlockTypes", "CUring", "CAIO", "CHost", "Glibc", "Synchronization"],
+  "BlockIO": [
+    "BlockTypes", "CUring", "CAIO", "CHelper", "CHost", "Glibc", "Synchronization",
+  ],
   "Exports": ["BlockTypes", "BlockIO", "Glibc"],
   "Configuration": ["BlockTypes", "Glibc", "Foundation"],
   "Control": ["BlockTypes", "Configuration", "Glibc", "Foundation"],

@@ -1,6 +1,6 @@
-/* The engine for hosts where io_uring is switched off: libaio for disks, epoll for sockets, one
- * helper thread for what the kernel cannot do asynchronously. It takes the same calls as CUring and
- * gives the same completions, so that the layer above has one code path.
+/* The engine for hosts where io_uring is switched off: libaio for disks, epoll for sockets. It
+ * takes the same calls as CUring and gives the same completions, so that the layer above has one
+ * code path.
  *
  * All calls are made by one thread. Nothing here retries a failed operation, allocates per call
  * (but for a descriptor number not seen before), logs or decides. */
@@ -33,9 +33,6 @@ int caio_read(struct caio *engine, int fd, void *buffer, uint32_t length, uint64
               uint64_t tag);
 int caio_write(struct caio *engine, int fd, const void *buffer, uint32_t length, uint64_t offset,
                uint32_t rw_flags, uint64_t tag);
-int caio_datasync(struct caio *engine, int fd, uint64_t tag);
-int caio_fallocate(struct caio *engine, int fd, int mode, uint64_t offset, uint64_t length,
-                   uint64_t tag);
 int caio_recv(struct caio *engine, int fd, void *buffer, uint32_t length, int flags, uint64_t tag);
 int caio_send(struct caio *engine, int fd, const void *buffer, uint32_t length, int flags,
               uint64_t tag);

@@ -21,6 +21,11 @@ struct curing_completion {
 
 /* In `flags` of a receive: the socket had more bytes than were asked for. */
 #define CURING_SOCKET_NONEMPTY 4u
+/* In `rw_flags`: fail with -EAGAIN what would have to wait. Without it the kernel gives that to
+ * threads of its own, which then wake up every five seconds for as long as the process lives. */
+#define CURING_NOWAIT 8u
+/* In `rw_flags`: complete when the write is on stable storage. */
+#define CURING_DSYNC 2u
 /* As `timeout_ns`: none. */
 #define CURING_FOREVER UINT64_MAX
 
@@ -37,18 +42,14 @@ int curing_register_memory(struct curing *ring, void *memory, uint64_t length);
 /* Queue one operation each. Return 0, or -EBUSY when the submission queue is full. Memory that is
  * passed must stay until the completion, except `address`, which must stay until the submit. */
 int curing_read(struct curing *ring, int fd, void *buffer, uint32_t length, uint64_t offset,
-                uint64_t tag);
+                uint32_t rw_flags, uint64_t tag);
 int curing_write(struct curing *ring, int fd, const void *buffer, uint32_t length,
                  uint64_t offset, uint32_t rw_flags, uint64_t tag);
 /* The same for a buffer inside the registered region: the kernel need not pin its pages. */
 int curing_read_fixed(struct curing *ring, int fd, void *buffer, uint32_t length, uint64_t offset,
-                      uint64_t tag);
+                      uint32_t rw_flags, uint64_t tag);
 int curing_write_fixed(struct curing *ring, int fd, const void *buffer, uint32_t length,
                        uint64_t offset, uint32_t rw_flags, uint64_t tag);
-/* fdatasync. */
-int curing_datasync(struct curing *ring, int fd, uint64_t tag);
-int curing_fallocate(struct curing *ring, int fd, int mode, uint64_t offset, uint64_t length,
-                     uint64_t tag);
 /* `poll_first`: do not try before the socket says it is readable. */
 int curing_recv(struct curing *ring, int fd, void *buffer, uint32_t length, int flags,
                 int poll_first, uint64_t tag);
