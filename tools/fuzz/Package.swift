@@ -24,6 +24,7 @@ let package = Package(
       name: "CAIO", path: "Shims/CAIO", cSettings: shim, linkerSettings: [.linkedLibrary("aio")]),
     .target(name: "CChecksum", path: "Shims/CChecksum", cSettings: shim),
     .target(name: "CHost", path: "Shims/CHost", cSettings: shim),
+    .target(name: "CHelper", path: "Shims/CHelper", cSettings: shim),
     .target(name: "BlockTypes", path: "Core/BlockTypes", swiftSettings: instrumented),
     .target(
       name: "Wire", dependencies: ["BlockTypes", "CChecksum"], path: "Core/Wire",
@@ -35,7 +36,7 @@ let package = Package(
       name: "Replication", dependencies: ["BlockTypes", "Wire", "Metadata"],
       path: "Core/Replication", swiftSettings: instrumented),
     .target(
-      name: "BlockIO", dependencies: ["BlockTypes", "CUring", "CAIO", "CHost"],
+      name: "BlockIO", dependencies: ["BlockTypes", "CUring", "CAIO", "CHost", "CHelper"],
       path: "Core/BlockIO", swiftSettings: instrumented),
     .target(
       name: "Exports", dependencies: ["BlockTypes", "BlockIO"], path: "Core/Exports",

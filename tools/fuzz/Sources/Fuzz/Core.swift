@@ -170,8 +170,10 @@ private func begin(_ driver: inout Driver, _ start: Int) {
   block.diskState = .upToDate
   block.lineage = isSource ? new : old
   if isSource { block.peers = [PeerSlotRecord(node: other, base: old.newest)] }
-  driver.replica.attach(block, token: 1, at: driver.now, entropy: 1)
+  _ = driver.replica.prepareAttach(block)
+  driver.replica.attach(block, hot: .none, token: 1, at: driver.now, entropy: 1)
   driver.drain()
+  settle(&driver)
   driver.step(.command(.connect, token: 2))
   driver.now = max(driver.now, driver.replica.nextDeadline)
   driver.step(.tick)
