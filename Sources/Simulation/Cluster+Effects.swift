@@ -141,7 +141,13 @@ extension Cluster {
     case .protocolError(_, let type):
       violate(.conduct, "node \(node.index) took a \(type) for a protocol error")
     case .verifyStarted, .outOfSync, .verifyEnded: verifyNoted(node, note)
-    case .peerRole, .decision, .handler, .newGeneration, .resyncDone, .diskError: break
+    case .decision(_, let decision):
+      // From the next superblock on the victim's own writes are gone.
+      if decision.rule == .discardAsked, decision.action == .syncTarget {
+        history.gaveUp(node.index)
+        isBranched = false
+      }
+    case .peerRole, .handler, .newGeneration, .resyncDone, .diskError: break
     }
   }
 

@@ -18,6 +18,8 @@ struct OperatorState {
   var withoutPrimarySince: UInt64?
   /// The resolution of a split brain under way: the victim.
   var victim: Int?
+  /// The victim's data is given up by `connect --discard-my-data`, not by `invalidate`.
+  var discardsOnConnect = false
   /// Nodes that he leaves disconnected until then.
   var disconnectedUntil: [UInt64] = [0, 0]
   /// He looks at the cluster by himself.
@@ -106,10 +108,11 @@ extension Cluster {
     let other = nodes[1 - node.index]
     switch node.reason {
     case .splitBrain, .bothHoldUnshared:
-      let victim = chooseVictim()
-      operatorState.victim = victim
+      operatorState.victim = chooseVictim()
+      operatorState.discardsOnConnect = planRandom.index(4) != 0
     case .inconsistentAhead:
       operatorState.victim = node.diskState == .inconsistent ? node.index : other.index
+      operatorState.discardsOnConnect = planRandom.coin()
     case .bothPrimary, .primaryWouldBeTarget:
       // One of the two has to give up the role; it is the one with less to lose.
       let victim = chooseVictim()
@@ -146,6 +149,15 @@ extension Cluster {
       return
     }
     if node.role == .primary { return demote(victim) }
+    if operatorState.discardsOnConnect, other.diskState == .upToDate {
+      // Should the two not come together, the split brain is found again.
+      operatorState.victim = nil
+      command(victim, .connectDiscarding)
+      if other.connection == .standAlone, other.pendingCommand == nil {
+        command(other.index, .connect)
+      }
+      return
+    }
     if node.diskState != .inconsistent || node.replica.superblock?.lineage.isEmpty == false {
       command(victim, .invalidate)
       return
