@@ -21,8 +21,10 @@
 ///        192-447  8 peer slots of 32 bytes:
 ///                   0 node id   1 flags: bit 0 used, bit 1 has base, bit 2 full
 ///                   2-7 0
-///                   8-15 base generation number   16-23 base id   24 base author   25-31 0
-///        448-1215 32 generations of 24 bytes: 0-7 number, 8-15 id, 16 author, 17-23 0
+///                   8-15 base generation number   16-23 base id   24 base author
+///                   25-31 as 17-23 of a generation
+///        448-1215 32 generations of 24 bytes: 0-7 number, 8-15 id, 16 author,
+///                 17 bit 0 its author was Primary before, 18-19 0, 20-23 seconds since 1970
 ///       1216-4095 0
 /// ```
 /// All numbers are big-endian.
@@ -264,9 +266,13 @@ extension Superblock {
   private static func generation(
     at offset: Int, _ bytes: UnsafeRawBufferPointer
   ) throws(SuperblockError) -> Generation {
-    Generation(
+    var generation = Generation(
       number: unsafe bytes.bigEndian(at: offset), id: unsafe bytes.bigEndian(at: offset + 8),
       author: try unsafe node(at: offset + 16, bytes))
+    let flags: UInt8 = unsafe bytes.bigEndian(at: offset + 17)
+    generation.continuesPrimary = flags & 1 != 0
+    generation.beganAt = unsafe bytes.bigEndian(at: offset + 20)
+    return generation
   }
 
   private func put(_ generation: Generation, at offset: Int, _ bytes: UnsafeMutableRawBufferPointer)
@@ -274,6 +280,8 @@ extension Superblock {
     unsafe bytes.storeBigEndian(generation.number, at: offset)
     unsafe bytes.storeBigEndian(generation.id, at: offset + 8)
     unsafe bytes.storeBigEndian(generation.author.value, at: offset + 16)
+    unsafe bytes.storeBigEndian(generation.continuesPrimary ? 1 : 0 as UInt8, at: offset + 17)
+    unsafe bytes.storeBigEndian(generation.beganAt, at: offset + 20)
   }
 
   private static func checksum(_ bytes: UnsafeRawBufferPointer) -> UInt32 {

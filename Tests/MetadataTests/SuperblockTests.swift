@@ -97,6 +97,18 @@ private func sample() -> Superblock {
     #expect(parsed(encoded(block)) == .success(block))
   }
 
+  /// When a generation began is kept, though it says nothing about which one it is.
+  @Test func beginOfAGenerationComesBack() throws {
+    var block = sample()
+    block.lineage.begin(id: 9, author: node(1), at: 1_795_239_963, continuesPrimary: true)
+    block.peers = [PeerSlotRecord(node: node(1), base: block.lineage.newest)]
+    let again = try parsed(encoded(block)).get()
+    for generation in [again.lineage.newest, again.peers.first?.base] {
+      #expect(generation?.beganAt == 1_795_239_963)
+      #expect(generation?.continuesPrimary == true)
+    }
+  }
+
   @Test(arguments: StoredDiskState.allCases)
   func everyDiskStateComesBack(state: StoredDiskState) {
     var block = sample()
