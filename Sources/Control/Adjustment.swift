@@ -97,7 +97,7 @@ private func optionWords(
   case .connect, .netOptions: settings = net
   case .resourceOptions: settings = options
   case .status, .show, .events, .down, .detach, .disconnect, .primary, .secondary, .invalidate,
-    .verify:
+    .invalidateRemote, .pauseSync, .resumeSync, .verify:
     settings = []
   }
   return settings.map { "--\($0.0)=\($0.1)" }

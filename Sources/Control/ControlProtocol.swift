@@ -31,6 +31,10 @@ public enum ControlCommand: String, Sendable, Codable, CaseIterable {
   case invalidate
   /// Compare the replicas. Carries `verify`.
   case verify
+  /// Take the peer's data for bad and copy this node's.
+  case invalidateRemote = "invalidate-remote"
+  case pauseSync = "pause-sync"
+  case resumeSync = "resume-sync"
   /// Use the `net` section of `configuration` from now on.
   case netOptions = "net-options"
   /// Use the `disk` section of `configuration` from now on.

@@ -34,7 +34,8 @@ extension NodeLoop {
     case .show: return handler(showReply(request))
     case .up: return up(request, handler, wantsPrimary: false)
     case .down, .attach, .detach, .connect, .disconnect, .primary, .secondary, .invalidate,
-      .verify, .netOptions, .diskOptions, .resourceOptions:
+      .invalidateRemote, .pauseSync, .resumeSync, .verify, .netOptions, .diskOptions,
+      .resourceOptions:
       break
     }
     guard let name = request.resource, let slot = slot(of: name) else {
@@ -81,6 +82,9 @@ extension NodeLoop {
       plan.start = request.verify?.start ?? 0
       plan.stop = request.verify?.stop ?? .max
       give(.verify(plan), slot, handler)
+    case .invalidateRemote: give(.invalidateRemote, slot, handler)
+    case .pauseSync: give(.pauseSync, slot, handler)
+    case .resumeSync: give(.resumeSync, slot, handler)
     case .netOptions, .diskOptions, .resourceOptions:
       guard let configuration = request.configuration, configuration.isSound else {
         return handler(ControlReply(refusing: .invalidRequest, object: request.resource ?? ""))

@@ -260,7 +260,8 @@ private final class StateKeeper: @unchecked Sendable {
   func remembers(_ command: ControlCommand) -> Bool {
     switch command {
     case .up, .down, .primary, .secondary: true
-    case .status, .show, .events, .attach, .detach, .connect, .disconnect, .invalidate, .verify,
+    case .status, .show, .events, .attach, .detach, .connect, .disconnect, .invalidate,
+      .invalidateRemote, .pauseSync, .resumeSync, .verify,
       .netOptions, .diskOptions, .resourceOptions:
       false
     }
@@ -279,7 +280,8 @@ private final class StateKeeper: @unchecked Sendable {
       case .down: state.setDown(name)
       case .primary: state.setPrimary(name, true)
       case .secondary: state.setPrimary(name, false)
-      case .status, .show, .events, .attach, .detach, .connect, .disconnect, .invalidate, .verify,
+      case .status, .show, .events, .attach, .detach, .connect, .disconnect, .invalidate,
+        .invalidateRemote, .pauseSync, .resumeSync, .verify,
         .netOptions, .diskOptions, .resourceOptions:
         return
       }

@@ -17,7 +17,7 @@ extension Volume {
       configuration.handlers = new.handlers
       replica.options.apply(handlers: new.handlers)
     case .status, .show, .events, .up, .down, .attach, .detach, .connect, .disconnect, .primary,
-      .secondary, .invalidate, .verify:
+      .secondary, .invalidate, .invalidateRemote, .pauseSync, .resumeSync, .verify:
       preconditionFailure("not a section of options")
     }
   }

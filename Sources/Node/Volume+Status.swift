@@ -73,7 +73,7 @@ extension Volume {
         established: state.connection == .connected)
     ]
     var device = PeerDeviceStatus(
-      volume: 0, replicationState: state.replication.statusName,
+      volume: 0, replicationState: state.statusName,
       peerDiskState: state.disk.statusName)
     device.received = counters.receivedBytes / 1024
     device.sent = counters.sentBytes / 1024
@@ -176,6 +176,17 @@ extension ConnectionState {
     case .standAlone: .standAlone
     case .connecting, .quiescing, .wfReportParams, .wfVerdict: .connecting
     case .connected: .connected
+    }
+  }
+}
+
+extension PeerStatus {
+  var statusName: ReplicationStateName {
+    guard isPausedHere || isPausedByPeer else { return replication.statusName }
+    return switch replication {
+    case .syncSource: .pausedSyncSource
+    case .syncTarget: .pausedSyncTarget
+    default: replication.statusName
     }
   }
 }

@@ -178,9 +178,23 @@ struct Volume: ~Copyable {
   private mutating func operationEnded(
     _ id: SlotID, _ result: Int32, _ reactor: inout Reactor, _ server: inout NBDServer
   ) {
-    let buffer = serveBuffers[Int(id.slot)]
+    var buffer = serveBuffers[Int(id.slot)]
     serveBuffers[Int(id.slot)] = .none
+    if buffer != .none, result > 0, unsafe isZero(reactor.memory(of: buffer), Int(result)) {
+      reactor.release(buffer)
+      buffer = .none
+    }
     step(.diskCompleted(id, result: result, buffer: buffer), &reactor, &server)
+  }
+
+  /// Whether a range is read as zeroes: then only that is told to the peer.
+  @unsafe private func isZero(_ memory: UnsafeMutableRawBufferPointer, _ count: Int) -> Bool {
+    var offset = 0
+    while offset < count {
+      guard unsafe memory.load(fromByteOffset: offset, as: UInt64.self) == 0 else { return false }
+      offset += 8
+    }
+    return true
   }
 
   // MARK: Effects

@@ -58,6 +58,9 @@ public enum Command: Sendable, BitwiseCopyable {
   case invalidate
   /// Compare this replica with the peer's.
   case verify(VerifyPlan)
+  case invalidateRemote
+  case pauseSync
+  case resumeSync
   /// Clean end of the program: demote, say goodbye, flush, mark clean.
   case shutdown
 }
@@ -65,7 +68,8 @@ public enum Command: Sendable, BitwiseCopyable {
 /// What happens to a replica.
 public enum Event: Sendable, BitwiseCopyable {
   case submit(ClientRequest)
-  /// A disk effect ended: bytes or 0, or a negative errno. `buffer` is what a `serve` was given.
+  /// A disk effect ended: bytes or 0, or a negative errno. `buffer` is what a `serve` was given;
+  /// `none` when it was read and is all zeroes.
   case diskCompleted(SlotID, result: Int32, buffer: BufferID)
   /// The last `writeSuperblock` effect ended: 0 or a negative errno.
   case superblockWritten(result: Int32)

@@ -108,6 +108,12 @@ struct Peer: BitwiseCopyable {
   var pullsInFlight = 0
   var syncBlocksTotal: UInt64 = 0
   var syncStarted = Instant(nanoseconds: 0)
+  /// What was asked for in this pass was refused in part; in the next, each block for itself.
+  var wasRefusedBlocks = false
+  var pullsSingly = false
+  var retryPullsAt = Instant.never
+  var isPausedHere = false
+  var isPausedByPeer = false
   /// Source: everything is sent and `base` is being cleared; target: everything is written.
   var finishVersion: UInt64?
   var syncDoneSent = false
@@ -154,7 +160,8 @@ struct Peer: BitwiseCopyable {
     case .quiescing, .wfReportParams, .wfVerdict: return handshakeDeadline
     case .connected:
       if let pingSentAt { return pingSentAt.advanced(milliseconds: options.pingTimeoutMs) }
-      let ping = lastReceived.advanced(milliseconds: pingPauseMs(options))
+      let silence = lastReceived.advanced(milliseconds: pingPauseMs(options))
+      let ping = min(silence, retryPullsAt)
       guard outstanding > 0 else { return ping }
       let limit = lastProgress.advanced(milliseconds: options.timeoutMs * options.koCount)
       return min(ping, limit)

@@ -12,6 +12,11 @@ extension Replica {
   private static var commandTimeoutMs: UInt64 { 10_000 }
 
   mutating func begin(_ command: Command, _ token: UInt64) {
+    switch command {
+    case .pauseSync: return pauseSync(true, token)
+    case .resumeSync: return pauseSync(false, token)
+    default: break
+    }
     guard self.command == nil else {
       effects.push(.reply(token: token, .refused(.transient)))
       return
@@ -38,6 +43,8 @@ extension Replica {
       effects.push(.reply(token: token, .refused(.primaryNeedsDisk)))
     case .invalidate: beginInvalidate(token)
     case .verify(let plan): beginVerify(plan, token)
+    case .invalidateRemote: beginInvalidateRemote(token)
+    case .pauseSync, .resumeSync: preconditionFailure("done before")
     case .primary, .secondary, .detach, .shutdown:
       self.command = PendingCommand(
         command: command, token: token, stage: .queued,
@@ -60,7 +67,7 @@ extension Replica {
     case .primary: return true
     case .secondary, .shutdown: return false
     case .connect, .connectDiscarding, .connectTentatively, .resyncAllowed, .disconnect, .detach,
-      .invalidate, .verify:
+      .invalidate, .invalidateRemote, .pauseSync, .resumeSync, .verify:
       return role == .primary
     }
   }
@@ -77,7 +84,7 @@ extension Replica {
     switch command?.command {
     case .secondary, .shutdown: true
     case .connect, .connectDiscarding, .connectTentatively, .resyncAllowed, .disconnect, .primary,
-      .detach, .invalidate, .verify, nil:
+      .detach, .invalidate, .invalidateRemote, .pauseSync, .resumeSync, .verify, nil:
       false
     }
   }
@@ -123,7 +130,7 @@ extension Replica {
       tellDisk(.diskless)
       command?.stage = .draining
     case .connect, .connectDiscarding, .connectTentatively, .resyncAllowed, .disconnect,
-      .invalidate, .verify:
+      .invalidate, .invalidateRemote, .pauseSync, .resumeSync, .verify:
       preconditionFailure("done at once")
     }
     if let begun = command, case .draining = begun.stage { advanceCommand() }
@@ -379,7 +386,7 @@ extension Replica {
       leaveAll(.shutdown)
       finish(.done)
     case .connect, .connectDiscarding, .connectTentatively, .resyncAllowed, .disconnect,
-      .invalidate, .verify:
+      .invalidate, .invalidateRemote, .pauseSync, .resumeSync, .verify:
       preconditionFailure("never persisted as a command")
     }
   }
@@ -410,13 +417,14 @@ extension Replica {
         loseConnection(slot, .renegotiate)
       }
     case .connect, .connectDiscarding, .connectTentatively, .resyncAllowed, .disconnect,
-      .secondary, .detach, .invalidate, .verify, .shutdown:
+      .secondary, .detach, .invalidate, .invalidateRemote, .pauseSync, .resumeSync, .verify,
+      .shutdown:
       break
     }
   }
 
   private mutating func beginInvalidate(_ token: UInt64) {
-    guard var block = superblock, disk != .diskless, disk != .failed else {
+    guard superblock != nil, disk != .diskless, disk != .failed else {
       effects.push(.reply(token: token, .refused(.noLocalDisk)))
       return
     }
@@ -428,7 +436,13 @@ extension Replica {
       effects.push(.reply(token: token, .refused(mayHelp ? .transient : .noRemoteDisk)))
       return
     }
-    // The data is declared worthless, and with it the history that it had.
+    invalidateData()
+    effects.push(.reply(token: token, .done))
+  }
+
+  /// The data is declared worthless, and with it the history that it had.
+  mutating func invalidateData() {
+    guard var block = superblock else { return }
     block.diskState = .inconsistent
     block.lineage = Lineage()
     for slot in 0..<peers.count {
@@ -443,7 +457,6 @@ extension Replica {
     for slot in 0..<peers.count where peers[slot].state == .connected {
       loseConnection(slot, .renegotiate)
     }
-    effects.push(.reply(token: token, .done))
   }
 
   mutating func tellRole(_ role: Role) {
@@ -479,7 +492,7 @@ extension Command {
     switch self {
     case .detach, .shutdown, .disconnect: true
     case .connect, .connectDiscarding, .connectTentatively, .resyncAllowed, .primary, .secondary,
-      .invalidate, .verify:
+      .invalidate, .invalidateRemote, .pauseSync, .resumeSync, .verify:
       false
     }
   }

@@ -250,6 +250,8 @@ extension Replica {
     peers[slot].startVersion = nil
     peers[slot].syncReadySent = false
     peers[slot].startSweep = nil
+    peers[slot].isPausedByPeer = false
+    peers[slot].retryPullsAt = .never
     peers[slot].pullsInFlight = 0
     peers[slot].finishVersion = nil
     peers[slot].syncDoneSent = false
@@ -319,6 +321,7 @@ extension Replica {
       peers[slot].pingSentAt = now
       effects.push(.send(connection, MessageHeader(.ping), .none))
     }
+    if now >= peers[slot].retryPullsAt { retryPulls(slot) }
     let limit = peers[slot].lastProgress.advanced(
       milliseconds: options.timeoutMs * options.koCount)
     if peers[slot].outstanding > 0, now >= limit { loseConnection(slot, .writeTimeout) }

@@ -30,7 +30,7 @@ extension Replica {
         releaseIfAny(buffer)
         return protocolViolation(slot, header.type)
       }
-    case .resyncData:
+    case .resyncData, .resyncZeroes:
       guard isConnected, receivedResyncData(slot, header, buffer) else {
         releaseIfAny(buffer)
         return protocolViolation(slot, header.type)
@@ -47,7 +47,7 @@ extension Replica {
     case .hello, .helloReply: protocolViolation(slot, header.type)
     case .ack, .resyncRequest, .resyncAck, .syncDone, .syncDoneAck, .bitmap, .bitmapAck,
       .bitmapDone, .syncReady, .syncStart, .promoteRequest, .promoteReply, .roleChanged,
-      .diskChanged:
+      .diskChanged, .resyncUnreadable, .syncPause, .invalidate:
       guard isConnected else { return protocolViolation(slot, header.type) }
       unsafe receivedConnected(slot, header, control)
     }
@@ -71,12 +71,16 @@ extension Replica {
     case .bitmapDone: receivedBitmapDone(slot)
     case .syncReady: receivedSyncReady(slot)
     case .syncStart: receivedSyncStart(slot)
+    case .resyncUnreadable: receivedUnreadable(slot, header)
+    case .syncPause: receivedPause(slot, header)
+    case .invalidate: receivedInvalidate(slot)
     case .promoteRequest: receivedPromoteRequest(slot, header)
     case .promoteReply: receivedPromoteReply(slot, header)
     case .roleChanged: receivedRole(slot, header)
     case .diskChanged: receivedDiskChange(slot, header)
     case .hello, .helloReply, .reject, .state, .verdict, .write, .writeZeroes, .trim, .flush,
-      .resyncData, .goodbye, .ping, .pong, .verifyStart, .verifyReady, .verifyRequest,
+      .resyncData, .resyncZeroes, .goodbye, .ping, .pong, .verifyStart, .verifyReady,
+      .verifyRequest,
       .verifyRequestLocked, .verifyDigests, .verifySkipped, .verifyResult, .verifyEnd:
       preconditionFailure("handled before")
     }

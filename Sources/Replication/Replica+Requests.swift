@@ -20,6 +20,7 @@ extension Replica {
     request.mayUnmap = client.mayUnmap || client.operation == .trim
     request.buffer = client.buffer
     clientRequests += 1
+    lastClientAt = now
     let id = insert(request)
     if client.operation == .read {
       requests[id].phase = .active
@@ -53,7 +54,7 @@ extension Replica {
 
   private func canStart(_ request: Request) -> Bool {
     if request.origin == .client, isFrozen { return false }
-    guard canLog(request) else { return false }
+    guard canLog(request), request.origin != .resyncServe || mayServe else { return false }
     return request.operation == .flush || !active.overlaps(request.range)
   }
 
@@ -79,6 +80,8 @@ extension Replica {
     for index in (waiting.count - kept)..<waiting.count {
       guard requests.contains(waiting[index]) else { continue }
       let other = requests[waiting[index]]
+      // One that rests has read nothing yet.
+      if other.origin == .resyncServe, !mayServe { continue }
       if other.operation != .flush, other.range.overlaps(request.range) { return true }
     }
     return false
@@ -92,6 +95,7 @@ extension Replica {
       active.insert(request.range, owner: id)
       requests[id].holdsRange = true
     }
+    if request.origin == .resyncServe { serveBegins() }
     if enterLog(id) { begin(id) }
   }
 
@@ -288,7 +292,10 @@ extension Replica {
     if request.holdsRange { active.remove(owner: id) }
     switch request.origin {
     case .peer, .resyncApply: peers[Int(request.peer)].requestsHere -= 1
-    case .resyncServe, .verifyServe: peers[Int(request.peer)].servesHere -= 1
+    case .resyncServe:
+      peers[Int(request.peer)].servesHere -= 1
+      if request.holdsRange { serveEnded() }
+    case .verifyServe: peers[Int(request.peer)].servesHere -= 1
     case .verify: peers[Int(request.peer)].verifiesHere -= 1
     case .client, .resyncPull, .handshakeFlush, .commandFlush, .syncDoneFlush, .cleanFlush,
       .logFlush:

@@ -17,20 +17,26 @@ extension Replica {
     peers[slot].syncStarted = now
     if options.sabotage != .keepPullCursor { peers[slot].pullCursor = 0 }
     peers[slot].pullsInFlight = 0
+    peers[slot].wasRefusedBlocks = false
+    peers[slot].pullsSingly = false
+    peers[slot].retryPullsAt = .never
+    if peers[slot].isPausedHere { tellPause(slot) }
   }
 
   // MARK: Target
 
   mutating func pullMore(_ slot: Int) {
     guard peers[slot].replication == .syncTarget, let connection = peers[slot].connection,
-      let volumeBytes = superblock?.volumeBytes
+      let volumeBytes = superblock?.volumeBytes, !peers[slot].isPausedHere,
+      !peers[slot].isPausedByPeer
     else { return }
     while peers[slot].pullsInFlight < options.resyncWindow {
       guard let block = bitmaps[slot].firstSet(from: BlockIndex(peers[slot].pullCursor)) else {
-        return
+        guard options.sabotage != .keepPullCursor, beginsAnotherPass(slot) else { return }
+        continue
       }
-      let blocks = bitmaps[slot].runLength(
-        from: block, limit: options.resyncRequestBytes / blockSize)
+      let limit = peers[slot].pullsSingly ? 1 : options.resyncRequestBytes / blockSize
+      let blocks = bitmaps[slot].runLength(from: block, limit: limit)
       let start = block.offset.bytes
       let range = ByteRange(start: start, end: min(start + blocks * blockSize, volumeBytes))
       peers[slot].pullCursor = block.value + blocks
@@ -53,10 +59,14 @@ extension Replica {
     let id = SlotID(tag: header.id)
     guard requests.contains(id), requests[id].origin == .resyncPull,
       Int(requests[id].peer) == slot, requests[id].range.start == header.offset,
-      requests[id].range.length == UInt64(header.payloadBytes)
+      header.type == .resyncZeroes || requests[id].range.length == UInt64(header.payloadBytes)
     else { return false }
     gotAnswer(slot)
     requests[id].origin = .resyncApply
+    if header.type == .resyncZeroes {
+      requests[id].operation = .writeZeroes
+      requests[id].mayUnmap = true
+    }
     requests[id].phase = .waiting
     requests[id].buffer = buffer
     // The source's own id of the range it keeps locked for us; goes back with the answer.
@@ -92,7 +102,7 @@ extension Replica {
     flushForSyncDone(slot)
   }
 
-  private mutating func flushForSyncDone(_ slot: Int) {
+  mutating func flushForSyncDone(_ slot: Int) {
     // A pull for a block that a write has covered meanwhile is answered all the same.
     guard peers[slot].syncDoneReceived, peers[slot].pullsInFlight == 0 else { return }
     // One that was begun for a connection given up meanwhile has to end first.
@@ -142,13 +152,19 @@ extension Replica {
     guard !request.failed else {
       // Never send what could not be read: the target keeps its block marked.
       releaseIfAny(buffer)
-      return loseConnection(slot, .diskFailed)
+      remove(id)
+      let header = MessageHeader(
+        .resyncUnreadable, id: request.tag, offset: request.range.start,
+        length: request.range.length)
+      effects.push(.send(request.connection, header, .none))
+      return
     }
     var header = MessageHeader(
-      .resyncData, id: request.tag, offset: request.range.start, length: id.tag)
-    header.payloadBytes = UInt32(request.range.length)
+      buffer == .none ? .resyncZeroes : .resyncData, id: request.tag, offset: request.range.start,
+      length: id.tag)
+    if buffer != .none { header.payloadBytes = UInt32(request.range.length) }
     effects.push(.send(request.connection, header, buffer))
-    effects.push(.release(buffer))
+    releaseIfAny(buffer)
     if options.sabotage == .unmarkWhenSent { markInSync(slot, request.range) }
     expectAnswer(slot)
   }

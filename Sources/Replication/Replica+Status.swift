@@ -21,6 +21,10 @@ public struct PeerStatus: Equatable, Sendable, BitwiseCopyable {
   public var blocksOutOfSync: UInt64
   /// Blocks the resync under way began with.
   public var syncBlocksTotal: UInt64
+  /// The resync rests, because this node was told `pause-sync`.
+  public var isPausedHere: Bool
+  /// The resync rests, because the peer was told `pause-sync`.
+  public var isPausedByPeer: Bool
   /// When the resync under way began.
   public var syncStarted: Instant
   /// Requests sent and not answered.
@@ -38,6 +42,7 @@ extension Replica {
       node: peers[slot].node, connection: peers[slot].state, reason: peers[slot].reason,
       replication: peers[slot].replication, role: peers[slot].role, disk: peers[slot].disk,
       blocksOutOfSync: bitmaps[slot].setCount, syncBlocksTotal: peers[slot].syncBlocksTotal,
+      isPausedHere: peers[slot].isPausedHere, isPausedByPeer: peers[slot].isPausedByPeer,
       syncStarted: peers[slot].syncStarted, outstanding: peers[slot].outstanding,
       base: peers[slot].base, verify: verifyProgress(slot))
   }

@@ -186,6 +186,12 @@ public struct Replica: ~Copyable {
   var sweep = Sweep()
   /// The sweep after which the marks of the run before are on the disk.
   var attachSweep: UInt64?
+  /// When a client asked for something last.
+  var lastClientAt = Instant(nanoseconds: 0)
+  /// Ranges that are being served: begun and not written by the target.
+  var servesActive = 0
+  var serveBegan = Instant(nanoseconds: 0)
+  var nextServeAt = Instant(nanoseconds: 0)
   var log: ActivityLog
   var logState = LogState.off
   var logIsBeingWritten = false
@@ -301,7 +307,7 @@ public struct Replica: ~Copyable {
 
   /// When the next `tick` is due; `.never` when only events can change anything.
   public var nextDeadline: Instant {
-    var deadline = commandDeadline
+    var deadline = min(commandDeadline, serveDeadline)
     for slot in 0..<peers.count { deadline = min(deadline, peers[slot].deadline(options)) }
     for slot in 0..<accepted.count where accepted[slot].connection != nil {
       deadline = min(deadline, accepted[slot].deadline)

@@ -120,6 +120,7 @@ extension Cluster {
     hash.event(at: now, 9 << 56 | UInt64(node.index) << 48 | UInt64(header.type.rawValue) << 40)
     hash.mix(header.id ^ header.offset << 32 ^ header.length)
     say("node \(node.index) <- \(connection.value) \(Self.text(header))")
+    if header.type == .resyncData || header.type == .resyncZeroes { statistics.resyncRanges += 1 }
     if header.type == .resyncData { statistics.resyncBytes += UInt64(header.payloadBytes) }
     var buffer = BufferID.none
     if header.type.carriesData {
@@ -218,6 +219,10 @@ extension Cluster {
       }
       step(node, .diskCompleted(id, result: result, buffer: .none))
     case .serve(let id, let buffer):
+      if !outcome.words.isEmpty, outcome.words.allSatisfy({ $0 == 0 }) {
+        give(node, buffer)
+        return step(node, .diskCompleted(id, result: result, buffer: .none))
+      }
       if !outcome.words.isEmpty { fill(node, buffer, outcome.words) }
       step(node, .diskCompleted(id, result: result, buffer: buffer))
     case .swallowed(let id): step(node, .diskCompleted(id, result: 0, buffer: .none))

@@ -88,8 +88,11 @@ extension Cluster {
     case .flushErrors:
       nodes[node].disk.faults.flushError = Ratio(1, of: planRandom.within(1...5))
       lasts(node, kind)
-    case .switchOver, .demoteAndPromote, .disconnectCommand, .invalidateSecondary, .promoteBoth,
-      .carelessPromote:
+    case .pauseSync:
+      step(nodes[node], .command(.pauseSync, token: 0))
+      lasts(node, kind)
+    case .switchOver, .demoteAndPromote, .disconnectCommand, .invalidateSecondary,
+      .invalidateRemote, .promoteBoth, .carelessPromote:
       administer(kind, primary)
     }
   }
@@ -111,10 +114,11 @@ extension Cluster {
         nodes[node].mayKnowItIsBehind = true
       }
       command(node, .disconnect)
-    case .invalidateSecondary:
+    case .invalidateSecondary, .invalidateRemote:
       // Only where the other replica has everything: else this would be an operator's mistake.
       guard nodes[1 - primary].isRunning, nodes[primary].isRunning else { return }
       guard nodes[primary].diskState == .upToDate, hasEverything(primary) else { return }
+      if kind == .invalidateRemote { return command(primary, .invalidateRemote) }
       command(1 - primary, .invalidate)
     case .promoteBoth:
       for index in 0...1 { command(index, .primary(force: false)) }
@@ -145,6 +149,7 @@ extension Cluster {
     case .blockOneWay: setBlocked(false, from: node)
     case .blockBothWays, .isolateAndPromote:
       for index in 0...1 { setBlocked(false, from: index) }
+    case .pauseSync: step(nodes[node], .command(.resumeSync, token: 0))
     case .slowDisk: nodes[node].slowByNs = 0
     case .readErrors, .writeErrors, .flushErrors: nodes[node].disk.faults = DiskFaults()
     default: break
@@ -159,6 +164,7 @@ extension Cluster {
     network.corruptNext = false
     operatorState.promoteWhenAlone = nil
     for node in nodes {
+      step(node, .command(.resumeSync, token: 0))
       node.slowByNs = 0
       node.disk.faults = DiskFaults()
       operatorState.disconnectedUntil[node.index] = 0

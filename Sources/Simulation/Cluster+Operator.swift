@@ -144,6 +144,13 @@ extension Cluster {
     let node = nodes[victim]
     let other = nodes[1 - victim]
     guard node.isRunning, other.isRunning, node.pendingCommand == nil else { return }
+    // They have met by themselves, and the victim was copied before he looked again.
+    let isOver = nodes.allSatisfy { $0.replication == .established && $0.diskState == .upToDate }
+    if isOver {
+      operatorState.victim = nil
+      isBranched = false
+      return
+    }
     if other.diskState != .upToDate, other.role != .primary, !hasGoodData(other.index) {
       operatorState.victim = nil
       return
@@ -237,7 +244,7 @@ extension Cluster {
     case .disconnect: break
     case .shutdown: end(node.index, .exit)
     case .connect, .connectDiscarding, .connectTentatively, .resyncAllowed, .secondary, .detach,
-      .verify:
+      .invalidateRemote, .pauseSync, .resumeSync, .verify:
       break
     }
   }

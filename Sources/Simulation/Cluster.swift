@@ -174,6 +174,8 @@ package struct Statistics: Equatable, Sendable {
   package var messages = 0
   /// Bytes of content that resyncs have moved.
   package var resyncBytes: UInt64 = 0
+  /// Ranges that resyncs have moved, zeroes included.
+  package var resyncRanges = 0
   package var faults = [Int](repeating: 0, count: FaultKind.allCases.count)
   package var resyncs = 0
   /// Refusals that wait for an administrator, by reason: while both replicas hold acknowledged
@@ -198,6 +200,7 @@ package struct Statistics: Equatable, Sendable {
     abandoned += other.abandoned
     messages += other.messages
     resyncBytes += other.resyncBytes
+    resyncRanges += other.resyncRanges
     for kind in faults.indices { faults[kind] += other.faults[kind] }
     resyncs += other.resyncs
     for reason in refusedForked.indices {

@@ -63,7 +63,8 @@ package enum FaultKind: Int, CaseIterable, Sendable {
   case readErrors, writeErrors, flushErrors
   case switchOver, demoteAndPromote
   case disconnectCommand
-  case invalidateSecondary
+  case invalidateSecondary, invalidateRemote
+  case pauseSync
   case promoteBoth
   case carelessPromote
   /// The path is blocked and the Secondary is promoted: a split brain, if both write.

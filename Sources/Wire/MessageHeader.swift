@@ -51,6 +51,14 @@ public enum MessageType: UInt8, Sendable, BitwiseCopyable, CaseIterable {
   case diskChanged = 33
   case goodbye = 34
 
+  /// As `resyncData`, for a range of zeroes.
+  case resyncZeroes = 35
+  /// The source cannot read the range that was asked for.
+  case resyncUnreadable = 36
+  case syncPause = 37
+  /// Take your data for bad and copy mine.
+  case invalidate = 38
+
   case ping = 40
   case pong = 41
 
@@ -85,7 +93,8 @@ public enum MessageType: UInt8, Sendable, BitwiseCopyable, CaseIterable {
       maxControlPayloadBytes
     case .verdict, .writeZeroes, .trim, .flush, .ack, .resyncRequest, .resyncAck, .syncDoneAck,
       .bitmapAck, .bitmapDone, .syncReady, .syncStart, .promoteRequest, .promoteReply,
-      .roleChanged, .diskChanged, .goodbye, .ping, .pong, .verifyStart, .verifyReady,
+      .roleChanged, .diskChanged, .goodbye, .resyncZeroes,
+      .resyncUnreadable, .syncPause, .invalidate, .ping, .pong, .verifyStart, .verifyReady,
       .verifyRequest, .verifyRequestLocked, .verifySkipped, .verifyResult, .verifyEnd:
       0
     }

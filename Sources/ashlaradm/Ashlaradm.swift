@@ -16,7 +16,8 @@ struct Ashlaradm: ParsableCommand {
     version: "ashlaradm \(ashlarVersion)",
     subcommands: [
       Up.self, Down.self, Attach.self, Detach.self, Connect.self, Disconnect.self, Primary.self,
-      Secondary.self, Invalidate.self, Verify.self, Adjust.self, Status.self, Role.self,
+      Secondary.self, Invalidate.self, InvalidateRemote.self, PauseSync.self,
+      ResumeSync.self, Verify.self, Adjust.self, Status.self, Role.self,
       ConnectionState.self, DiskState.self, GetGenerations.self, ShowGenerations.self,
       SplitBrain.self, Events.self, WaitConnect.self, WaitSync.self, Proc.self, Dump.self,
       CreateMetadata.self, DumpMetadata.self, RestoreMetadata.self, ApplyActivityLog.self,

@@ -197,6 +197,32 @@ struct Invalidate: StateCommand {
   @Argument(help: resourcesHelp) var resources: [String] = []
 }
 
+struct InvalidateRemote: StateCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "invalidate-remote",
+    abstract: "Take the peer's data for bad and copy this node's.")
+  static let command = ControlCommand.invalidateRemote
+  @OptionGroup var common: CommonOptions
+  @Argument(help: resourcesHelp) var resources: [String] = []
+}
+
+struct PauseSync: StateCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "pause-sync", abstract: "Let resyncs rest.")
+  static let command = ControlCommand.pauseSync
+  @OptionGroup var common: CommonOptions
+  @Argument(help: resourcesHelp) var resources: [String] = []
+}
+
+struct ResumeSync: StateCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "resume-sync",
+    abstract: "Let resyncs go on. One that the peer has paused as well waits for the peer.")
+  static let command = ControlCommand.resumeSync
+  @OptionGroup var common: CommonOptions
+  @Argument(help: resourcesHelp) var resources: [String] = []
+}
+
 struct Adjust: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "adjust",

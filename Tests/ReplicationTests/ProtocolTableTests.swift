@@ -57,6 +57,17 @@ enum MeetingPoint: String, CaseIterable, Sendable {
   /// What a correct peer may send here with the right content.
   var understood: Set<MessageType> {
     let always: Set<MessageType> = [.ping, .pong, .goodbye]
+    return isConnected ? known(always.union([.syncPause, .invalidate])) : known(always)
+  }
+
+  private var isConnected: Bool {
+    switch self {
+    case .dialed, .accepted, .quiescing, .wfReportParams, .wfVerdict: false
+    default: true
+    }
+  }
+
+  private func known(_ always: Set<MessageType>) -> Set<MessageType> {
     // Where nothing is compared any more, what is still on its way is late, and means nothing.
     let verify: Set<MessageType> = [
       .verifyStart, .verifyReady, .verifyRequest, .verifyRequestLocked, .verifyDigests,
@@ -89,8 +100,8 @@ enum MeetingPoint: String, CaseIterable, Sendable {
       return always.union([.resyncRequest, .promoteRequest, .roleChanged, .diskChanged])
     case .syncTarget:
       return always.union([
-        .write, .writeZeroes, .trim, .flush, .resyncData, .promoteRequest, .roleChanged,
-        .diskChanged,
+        .write, .writeZeroes, .trim, .flush, .resyncData, .resyncZeroes, .resyncUnreadable,
+        .promoteRequest, .roleChanged, .diskChanged,
       ])
     }
   }
@@ -106,7 +117,7 @@ enum MeetingPoint: String, CaseIterable, Sendable {
       let before = rig.closed.count
       deliver(type, to: rig)
       let isClosed = rig.closed.count > before && rig.closed.contains(connection)
-      let mayClose: Set<MessageType> = [.goodbye, .reject, .diskChanged]
+      let mayClose: Set<MessageType> = [.goodbye, .reject, .diskChanged, .invalidate]
       if point.understood.contains(type) {
         #expect(!isClosed || mayClose.contains(type), "\(type) at \(point.rawValue)")
       } else {
@@ -142,12 +153,15 @@ enum MeetingPoint: String, CaseIterable, Sendable {
     case .resyncData: sendAskedData(rig)
     case .verifyStart: rig.receive(type, length: UInt64(DigestAlgorithm.crc32c.rawValue))
     case .verifyDigests: sendAskedDigests(rig)
+    case .resyncZeroes, .resyncUnreadable:
+      let asked = rig.sent(.resyncRequest)
+      rig.receive(MessageHeader(type, id: asked?.id ?? 1, offset: asked?.offset ?? 0))
     case .writeZeroes, .trim, .resyncRequest, .verifyRequest, .verifyRequestLocked:
       rig.receive(MessageHeader(type, id: 1, length: 4096))
     case .reject: rig.receive(.reject, length: UInt64(Reason.splitBrain.rawValue))
     case .roleChanged, .goodbye: rig.receive(type, length: UInt64(Role.secondary.rawValue))
     case .verdict, .flush, .ack, .resyncAck, .syncDoneAck, .bitmap, .bitmapAck, .bitmapDone,
-      .syncReady, .syncStart, .promoteRequest, .promoteReply,
+      .syncReady, .syncStart, .syncPause, .invalidate, .promoteRequest, .promoteReply,
       .diskChanged, .ping, .pong, .verifyReady, .verifySkipped, .verifyResult, .verifyEnd:
       rig.receive(type, id: 1)
     }

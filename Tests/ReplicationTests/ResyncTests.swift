@@ -165,16 +165,113 @@ import Wire
     #expect(rig.effects.kinds == ["send resyncData", "release"])
   }
 
-  /// Never send what could not be read.
+  /// Never send what could not be read; say so, and keep the block marked.
   @Test func unreadableBlockIsNotServed() {
     let rig = Rig.source()
+    let before = rig.peer.blocksOutOfSync
     rig.receive(MessageHeader(.resyncRequest, id: 1, offset: 0, length: 4096))
     rig.finishDisk(result: -5)
 
     #expect(rig.sent(.resyncData) == nil)
-    #expect(rig.peer.reason == .diskFailed)
-    #expect(rig.replica.disk == .upToDate)
+    #expect(rig.sent(.resyncUnreadable)?.id == 1)
+    #expect(rig.replication == .syncSource)
+    #expect(rig.peer.blocksOutOfSync == before)
     rig.expectSettled()
+  }
+
+  /// S24: the target goes on with the rest, asks for the refused range block by block, then rests.
+  @Test func targetGoesOnWithoutUnreadableBlocks() throws {
+    let rig = Rig.target { $0.resyncWindow = 1 }
+    while let asked = rig.takeSent().first(where: { $0.type == .resyncRequest }) {
+      let isBad = asked.offset <= 5 * blockSize && asked.offset + asked.length > 5 * blockSize
+      if isBad {
+        rig.receive(MessageHeader(.resyncUnreadable, id: asked.id, offset: asked.offset))
+      } else {
+        rig.answerPull(asked)
+      }
+    }
+
+    #expect(rig.peer.blocksOutOfSync == 1)
+    #expect(rig.replication == .syncTarget)
+    rig.advance(milliseconds: 9_000)
+    rig.receive(.pong)
+    #expect(!rig.takeSent().contains { $0.type == .resyncRequest })
+    rig.advance(milliseconds: 1_000)
+    let again = try #require(rig.sent(.resyncRequest))
+    #expect(again.offset == 5 * blockSize && again.length == blockSize)
+  }
+
+  /// A range of zeroes is told, not sent, and written as zeroes.
+  @Test func zeroesAreToldAndNotSent() throws {
+    let source = Rig.source()
+    source.receive(MessageHeader(.resyncRequest, id: 1, offset: 0, length: 8192))
+    let id = try #require(source.disk.removeFirst().diskRequest)
+    source.step(.diskCompleted(id, result: 8192, buffer: .none))
+    #expect(source.sent(.resyncZeroes)?.payloadBytes == 0)
+
+    let target = Rig.target { $0.resyncWindow = 1 }
+    let asked = try #require(target.sent(.resyncRequest))
+    target.receive(MessageHeader(.resyncZeroes, id: asked.id, offset: asked.offset, length: 7))
+    #expect(target.disk.map(\.kind) == ["write zeroes"])
+    target.finishDisk()
+    #expect(target.sent(.resyncAck)?.id == 7)
+  }
+
+  /// S17: paused from both ends, it rests until both have resumed it.
+  @Test func pausedResyncRestsUntilBothResumeIt() throws {
+    let rig = Rig.target { $0.resyncWindow = 1 }
+    let asked = try #require(rig.sent(.resyncRequest))
+    rig.command(.pauseSync)
+    #expect(rig.sent(.syncPause)?.length == 1)
+    rig.receive(.syncPause, length: 1)
+    _ = rig.takeSent()
+    rig.answerPull(asked)
+    #expect(rig.peer.isPausedHere && rig.peer.isPausedByPeer)
+    #expect(rig.sent(.resyncRequest) == nil)
+
+    rig.command(.resumeSync)
+    #expect(rig.sent(.resyncRequest) == nil, "the peer has paused it")
+    rig.receive(.syncPause, length: 0)
+    #expect(rig.sent(.resyncRequest) != nil)
+  }
+
+  /// A client waits for one range of the resync at most.
+  @Test func resyncYieldsToClients() throws {
+    let rig = Rig.source()
+    rig.submit(.read, blocks: 900..<901, tag: 9)
+    for number in 0..<3 as Range<UInt64> {
+      rig.receive(MessageHeader(.resyncRequest, id: number, offset: number << 20, length: 1 << 20))
+    }
+    #expect(rig.disk.filter { $0.kind == "serve" }.count == 1)
+
+    rig.submit(.write, blocks: 300..<301, tag: 1)
+    #expect(rig.disk.contains { $0.kind == "write" }, "it passes the range that rests")
+    rig.settleDisk()
+    rig.acknowledge(try #require(rig.sent(.write)))
+    #expect(rig.completions[1] == .done)
+    rig.advance(milliseconds: 3)
+    let data = try #require(rig.sent(.resyncData))
+    rig.receive(MessageHeader(.resyncAck, id: data.length, offset: data.offset))
+    #expect(rig.disk.isEmpty, "it rests as long as the range took")
+    rig.advance(milliseconds: 3)
+    #expect(rig.disk.filter { $0.kind == "serve" }.count == 1)
+  }
+
+  @Test func invalidateRemoteIsDoneByThePeer() {
+    let rig = Rig.primary()
+    let token = rig.command(.invalidateRemote)
+    #expect(rig.sent(.invalidate) != nil)
+    #expect(rig.replies[token] == .done)
+
+    let peer = Rig.secondary()
+    peer.receive(.invalidate)
+    #expect(peer.replica.disk == .inconsistent)
+    #expect(peer.peer.reason == .renegotiate)
+    #expect(peer.peer.blocksOutOfSync == volumeBytes / blockSize)
+
+    let alone = Rig.lonePrimary()
+    let refused = alone.command(.invalidateRemote)
+    #expect(alone.replies[refused] == .refused(.noRemoteDisk))
   }
 
   /// 1 and 2: the source forgets, durably, that the target lacks its newest generation, then says

@@ -165,6 +165,14 @@ extension Rig {
     receive(header, buffer: takeBuffer())
   }
 
+  /// Answers a resync request of ours with data, and lets the disk write it.
+  func answerPull(_ asked: MessageHeader) {
+    var data = MessageHeader(.resyncData, id: asked.id, offset: asked.offset, length: 5)
+    data.payloadBytes = UInt32(asked.length)
+    receive(data, buffer: takeBuffer())
+    settle()
+  }
+
   /// Answers every resync request of ours that was sent with data, and lets the disk write it.
   func feedResync() {
     while let request = sent.firstIndex(where: { $0.type == .resyncRequest }) {
