@@ -78,6 +78,7 @@ let package = Package(
         "BlockTypes", "Wire", "Metadata", "Replication", "BlockIO", "Exports", "Configuration",
         "Control",
         .product(name: "Logging", package: "swift-log"),
+        .product(name: "NIOConcurrencyHelpers", package: "swift-nio"),
         .product(name: "NIOCore", package: "swift-nio"),
         .product(name: "NIOPosix", package: "swift-nio"),
       ], swiftSettings: strict),

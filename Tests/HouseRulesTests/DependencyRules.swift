@@ -17,7 +17,8 @@ let allowedImports: [String: Set<String>] = [
   "Control": ["BlockTypes", "Configuration", "Glibc", "Foundation"],
   "Node": [
     "BlockTypes", "Wire", "Metadata", "Replication", "BlockIO", "Exports", "Configuration",
-    "Control", "Glibc", "Synchronization", "Foundation", "Logging", "NIOCore", "NIOPosix",
+    "Control", "Glibc", "Synchronization", "Foundation", "Logging", "NIOConcurrencyHelpers",
+    "NIOCore", "NIOPosix",
   ],
   "ashlard": [
     "Node", "BlockIO", "Configuration", "Control", "Glibc", "Dispatch", "Foundation",
