@@ -123,7 +123,7 @@ extension Vocabulary {
     ])
 
   /// What digests of blocks can be made with; the first one is proposed where another is refused.
-  static let digests = ["crc32c"]
+  static let digests = ["crc32c", "xxh3-128"]
   /// What the kernel offers DRBD beside them: refused by name, for what would be made is another.
   static let digestsOfDRBD = [
     "sha256", "sha1", "md5", "sha224", "sha384", "sha512", "sha3-256", "blake2b-256", "xxhash64",

@@ -175,6 +175,8 @@ extension Replica {
     peers[slot].lastVerify = progress
     effects.push(.note(.verifyEnded(peer: slot, progress)))
     guard progress.blocksFound > 0 else { return }
+    // No write announced these marks: without this a crash would forget them.
+    _ = wantSweep()
     effects.push(.note(.handler(peer: slot, .outOfSync)))
   }
 
@@ -406,7 +408,9 @@ extension Replica {
     case .verifyRequest, .verifyRequestLocked: receivedVerifyRequest(slot, header)
     case .verifySkipped: receivedVerifySkipped(slot, header)
     case .verifyResult: receivedVerifyResult(slot, header)
-    case .verifyEnd: stopVerify(slot, .noRemoteDisk)
+    case .verifyEnd:
+      if peers[slot].replication == .verifyT, bitmaps[slot].setCount > 0 { _ = wantSweep() }
+      stopVerify(slot, .noRemoteDisk)
     default: preconditionFailure("no message of a verify")
     }
   }

@@ -1,7 +1,7 @@
 /// Digests of blocks, by which two replicas find out what differs without sending the data.
 ///
 /// A digest covers one block of 4 KiB, or what the volume has of its last one. Digests of a range
-/// follow each other without gaps, in the order of the blocks, each in big-endian.
+/// follow each other without gaps, in the order of the blocks, each in big-endian (XXH3: its canonical form).
 import BlockTypes
 import CChecksum
 
@@ -9,11 +9,14 @@ import CChecksum
 public enum DigestAlgorithm: UInt8, Sendable, BitwiseCopyable, CaseIterable {
   /// CRC32C: finds every change of up to 32 bits in a row, and any other but for one in 2^32.
   case crc32c = 1
+  /// XXH3 with 128 bits: what differs has another digest, but for one in 2^128.
+  case xxh3 = 2
 
   /// The name in a configuration.
   public var name: String {
     switch self {
     case .crc32c: "crc32c"
+    case .xxh3: "xxh3-128"
     }
   }
 
@@ -27,6 +30,7 @@ public enum DigestAlgorithm: UInt8, Sendable, BitwiseCopyable, CaseIterable {
   public var byteCount: Int {
     switch self {
     case .crc32c: 4
+    case .xxh3: 16
     }
   }
 }
@@ -89,6 +93,10 @@ public enum BlockDigest {
     case .crc32c:
       let crc = unsafe cchecksum_crc32c(0, base, data.count)
       unsafe place.storeBytes(of: crc.bigEndian, as: UInt32.self)
+    case .xxh3:
+      guard let digest = place.baseAddress else { return }
+      unsafe cchecksum_xxh3_128(
+        base, data.count, digest.assumingMemoryBound(to: UInt8.self))
     }
   }
 }

@@ -46,7 +46,7 @@ extension Integration {
     /// V01: a busy volume, verified from either side again and again, has no differences.
     @Test(.needs("fio"))
     func `verify finds nothing under load where nothing differs`() throws {
-      try withCluster(ClusterOptions(net: slowMachine + " verify-alg crc32c;")) { cluster in
+      try withCluster(ClusterOptions(net: slowMachine + " verify-alg xxh3-128;")) { cluster in
         let load = try BackgroundProcess(
           [
             "fio", "--name=load", "--ioengine=nbd", "--uri=\(cluster.uri(cluster.alpha))",

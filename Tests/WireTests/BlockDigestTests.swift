@@ -27,8 +27,17 @@ import Wire
     #expect(digests(.crc32c, Array("123456789".utf8)) == [0xE3, 0x06, 0x92, 0x83])
   }
 
+  /// From xxHash's own tool: `printf 123456789 | xxhsum -H2`.
+  @Test func xxh3IsStable() {
+    let hex = digests(.xxh3, Array("123456789".utf8)).map { byte in
+      (byte < 16 ? "0" : "") + String(byte, radix: 16)
+    }
+    #expect(hex.joined() == "33119477ede5dcd5e9716427681d5860")
+  }
+
   @Test func namesAndNumbersAreStable() {
-    #expect(DigestAlgorithm.allCases.map(\.name).prefix(1) == ["crc32c"])
+    #expect(DigestAlgorithm.allCases.map(\.name) == ["crc32c", "xxh3-128"])
+    #expect(DigestAlgorithm.allCases.map(\.rawValue) == [1, 2])
     #expect(DigestAlgorithm(named: "crc32c") == .crc32c)
     #expect(DigestAlgorithm(named: "sha1") == nil)
     #expect(DigestAlgorithm.crc32c.rawValue == 1)
