@@ -1,7 +1,8 @@
 /// Digests of blocks, by which two replicas find out what differs without sending the data.
 ///
 /// A digest covers one block of 4 KiB, or what the volume has of its last one. Digests of a range
-/// follow each other without gaps, in the order of the blocks, each in big-endian (XXH3: its canonical form).
+/// follow each other without gaps, in the order of the blocks, each in big-endian; XXH3 in its
+/// canonical form.
 import BlockTypes
 import CChecksum
 

@@ -16,8 +16,8 @@ uint32_t cchecksum_crc32c_software(uint32_t seed, const void *bytes, size_t leng
 /* Which way cchecksum_crc32c takes here: "sse4.2+pclmul", "sse4.2", "armv8" or "software". */
 const char *cchecksum_crc32c_implementation(void);
 
-/* XXH3 with 128 bits (Collet; xxHash 0.8) of `length` bytes with seed 0, in its canonical big-endian
- * form: a fast hash without secrets, for finding differences that nobody made on purpose. */
+/* XXH3 with 128 bits (Collet; xxHash 0.8) of `length` bytes with seed 0, in its canonical
+ * big-endian form: a fast hash without secrets, for differences that nobody made on purpose. */
 void cchecksum_xxh3_128(const void *bytes, size_t length, uint8_t digest[16]);
 
 #endif
