@@ -180,7 +180,9 @@ struct Volume: ~Copyable {
   ) {
     var buffer = serveBuffers[Int(id.slot)]
     serveBuffers[Int(id.slot)] = .none
-    if buffer != .none, result > 0, unsafe isZero(reactor.memory(of: buffer), Int(result)) {
+    if buffer != .none, result > 0, replica.tellsZeroes(id),
+      unsafe isZero(reactor.memory(of: buffer), Int(result))
+    {
       reactor.release(buffer)
       buffer = .none
     }

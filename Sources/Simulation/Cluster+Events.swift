@@ -219,7 +219,8 @@ extension Cluster {
       }
       step(node, .diskCompleted(id, result: result, buffer: .none))
     case .serve(let id, let buffer):
-      if !outcome.words.isEmpty, outcome.words.allSatisfy({ $0 == 0 }) {
+      let isZero = !outcome.words.isEmpty && outcome.words.allSatisfy { $0 == 0 }
+      if isZero, node.replica.tellsZeroes(id) {
         give(node, buffer)
         return step(node, .diskCompleted(id, result: result, buffer: .none))
       }
