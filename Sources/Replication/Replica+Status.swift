@@ -59,8 +59,8 @@ extension Replica {
   /// Requests of all kinds that are under way or wait. 0 when the replica is at rest.
   public var requestCount: Int { requests.count }
 
-  /// Whether a range served for this request is told as zeroes where all of it is: a resync does so.
-  /// A verify wants the bytes.
+  /// Whether a range that is all zeroes is told to the peer as such: a resync does so, a verify
+  /// wants the bytes.
   public func tellsZeroes(_ id: SlotID) -> Bool { requests[id].origin == .resyncServe }
 
   /// Slots for requests: the `slot` of every disk effect is below this.
