@@ -32,6 +32,7 @@ let package = Package(
   ],
   dependencies: [
     .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
+    .package(url: "https://github.com/apple/swift-crypto", from: "4.5.2"),
     .package(url: "https://github.com/apple/swift-log", from: "1.16.2"),
     .package(url: "https://github.com/apple/swift-nio", from: "2.101.2"),
     .package(url: "https://github.com/HdrHistogram/hdrhistogram-swift", from: "0.2.0"),
@@ -52,7 +53,11 @@ let package = Package(
 
     // The core: no operating system.
     .target(name: "BlockTypes", swiftSettings: strict),
-    .target(name: "Wire", dependencies: ["BlockTypes", "CChecksum"], swiftSettings: strict),
+    .target(
+      name: "Digests", dependencies: [.product(name: "Crypto", package: "swift-crypto")],
+      swiftSettings: strict),
+    .target(
+      name: "Wire", dependencies: ["BlockTypes", "CChecksum", "Digests"], swiftSettings: strict),
     .target(name: "Metadata", dependencies: ["BlockTypes", "CChecksum"], swiftSettings: strict),
     .target(
       name: "Replication", dependencies: ["BlockTypes", "Wire", "Metadata"],
@@ -137,6 +142,7 @@ let package = Package(
       name: "BlockTypesTests", dependencies: ["BlockTypes", "TestSupport"], swiftSettings: base),
     .testTarget(
       name: "WireTests", dependencies: ["Wire", "BlockTypes", "TestSupport"], swiftSettings: base),
+    .testTarget(name: "DigestsTests", dependencies: ["Digests"], swiftSettings: base),
     .testTarget(
       name: "MetadataTests",
       dependencies: ["Metadata", "BlockTypes", "TestSupport", "CAllocationCount"],

@@ -5,7 +5,8 @@
 
 let allowedImports: [String: Set<String>] = [
   "BlockTypes": [],
-  "Wire": ["BlockTypes", "CChecksum"],
+  "Digests": ["Crypto"],
+  "Wire": ["BlockTypes", "CChecksum", "Digests"],
   "Metadata": ["BlockTypes", "CChecksum"],
   "Replication": ["BlockTypes", "Wire", "Metadata"],
   "Simulation": ["BlockTypes", "Wire", "Metadata", "Replication"],

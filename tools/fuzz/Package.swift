@@ -16,6 +16,7 @@ let shim: [CSetting] = [.unsafeFlags(["-fsanitize=fuzzer-no-link,address", "-O2"
 
 let package = Package(
   name: "fuzz",
+  dependencies: [.package(url: "https://github.com/apple/swift-crypto", from: "4.5.2")],
   targets: [
     .target(
       name: "CUring", path: "Shims/CUring", cSettings: shim,
@@ -27,7 +28,10 @@ let package = Package(
     .target(name: "CHelper", path: "Shims/CHelper", cSettings: shim),
     .target(name: "BlockTypes", path: "Core/BlockTypes", swiftSettings: instrumented),
     .target(
-      name: "Wire", dependencies: ["BlockTypes", "CChecksum"], path: "Core/Wire",
+      name: "Digests", dependencies: [.product(name: "Crypto", package: "swift-crypto")],
+      path: "Core/Digests", swiftSettings: instrumented),
+    .target(
+      name: "Wire", dependencies: ["BlockTypes", "CChecksum", "Digests"], path: "Core/Wire",
       swiftSettings: instrumented),
     .target(
       name: "Metadata", dependencies: ["BlockTypes", "CChecksum"], path: "Core/Metadata",
