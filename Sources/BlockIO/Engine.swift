@@ -50,7 +50,9 @@ struct Engine: ~Copyable {
 
   /// Most completions one turn takes: the rest waits in the kernel's queue. Few, so that the
   /// answers to the first leave before the last is looked at: a client works on them meanwhile.
-  private static var batch: Int { 8 }
+  static var batch: Int { 8 }
+  /// The same while many reads are at the disk: each of their answers makes a client go on.
+  static var readBatch: Int { 4 }
 
   var usesRing: Bool { unsafe ring != nil }
 
@@ -124,12 +126,15 @@ struct Engine: ~Copyable {
   }
 
   /// Submits what is queued and collects what completed. Negative: nothing completed, `-errno`.
-  mutating func submit(wait: Bool, timeout: UInt64) -> Int32 {
+  ///
+  /// - Parameter limit: most completions taken, at most `batch`.
+  mutating func submit(wait: Bool, timeout: UInt64, limit: Int = batch) -> Int32 {
+    let limit = UInt32(limit)
     if let ring = unsafe ring {
-      return unsafe curing_submit(ring, wait ? 1 : 0, timeout, completions, UInt32(Self.batch))
+      return unsafe curing_submit(ring, wait ? 1 : 0, timeout, completions, limit)
     }
     return unsafe completions.withMemoryRebound(to: caio_completion.self, capacity: Self.batch) {
-      unsafe caio_submit(aio, wait ? 1 : 0, timeout, $0, UInt32(Self.batch))
+      unsafe caio_submit(aio, wait ? 1 : 0, timeout, $0, limit)
     }
   }
 

@@ -32,6 +32,8 @@ struct ReactorCore: ~Copyable {
   /// Completions of the last `wait`, and how many of them were looked at.
   var completionCount = 0
   var completionIndex = 0
+  /// Disk reads that have begun and not ended.
+  var readsInFlight = 0
   /// Receives, sends and cancels in the kernel.
   var streamOperationsInKernel = 0
   /// Streams that the owner gave up and that still hold something.
@@ -53,6 +55,13 @@ struct ReactorCore: ~Copyable {
   let quiesceLimitMs: UInt64
   let doorbell: Doorbell
   var now: Instant
+
+  /// Reads at the disk from which on one of them is expected to end any moment.
+  static var manyReads: Int { 8 }
+  /// How long a turn with many reads looks for the next end before it sleeps. Nanoseconds. Longer
+  /// than a fast disk takes between two of them, and not much longer than falling asleep and waking
+  /// up take together: that is the most it can waste.
+  static var readSpin: UInt64 { 30_000 }
 
   /// Bytes of `zeroes`: one write of the fallback of write-zeroes.
   static var zeroBytes: Int { 1 << 20 }

@@ -23,6 +23,7 @@ extension ReactorCore {
     // A read begins at once: begun together, reads would also end together, and the disk would
     // idle while their answers are made. Writes gain more from entering the kernel together.
     guard kind == .read else { return }
+    readsInFlight += 1
     _ = submitOperations()
     engine.submitOnly()
   }
@@ -196,6 +197,7 @@ extension ReactorCore {
     let operation = unsafe operations.pointer(slot)
     let buffer = unsafe operation.pointee.buffer
     let tag = unsafe operation.pointee.userTag
+    if unsafe operation.pointee.kind == .read { readsInFlight -= 1 }
     if buffer != .none { pool.release(buffer) }
     operations.remove(slot)
     return .completion(tag: tag, result: result)

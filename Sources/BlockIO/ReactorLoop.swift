@@ -50,7 +50,7 @@ extension ReactorCore {
       let time = Self.clock()
       timeout = deadline > time ? deadline.nanoseconds - time.nanoseconds : 0
     }
-    let result = engine.submit(wait: timeout > 0, timeout: timeout)
+    let result = submit(timeout: timeout)
     completionIndex = 0
     completionCount = Int(max(result, 0))
     now = Self.clock()
@@ -59,6 +59,22 @@ extension ReactorCore {
     // Short of memory, and nothing completed that could free some: give it a moment, do not spin.
     if result == -EAGAIN || result == -EBUSY { usleep(1000) }
     return result
+  }
+
+  /// Submits, and looks again and again for a while before it sleeps when many reads are at the
+  /// disk: while the thread fell asleep and woke up, the next of them would have ended, and the
+  /// client would wait for both.
+  private mutating func submit(timeout: UInt64) -> Int32 {
+    guard readsInFlight >= Self.manyReads else {
+      return engine.submit(wait: timeout > 0, timeout: timeout)
+    }
+    let end = Self.clock().nanoseconds + min(Self.readSpin, timeout)
+    var result: Int32
+    repeat {
+      result = engine.submit(wait: false, timeout: 0, limit: Engine.readBatch)
+    } while result == 0 && Self.clock().nanoseconds < end
+    guard result == 0, timeout > Self.readSpin else { return result }
+    return engine.submit(wait: true, timeout: timeout, limit: Engine.readBatch)
   }
 
   mutating func nextEvent() -> ReactorEvent? {
