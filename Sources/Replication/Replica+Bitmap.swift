@@ -36,6 +36,10 @@ extension Replica {
   /// Unmarks the blocks that `range` covers: the peer has the same content.
   mutating func markInSync(_ slot: Int, _ range: ByteRange) {
     guard bitmaps[slot].setCount > 0, let volumeBytes = superblock?.volumeBytes else { return }
+    if options.sabotage == .unmarkWhatIsTouched {
+      let end = (range.end + blockSize - 1) / blockSize
+      return bitmaps[slot].clearBlocks(range.start / blockSize..<end)
+    }
     bitmaps[slot].clear(range, volumeBytes: volumeBytes)
   }
 
@@ -131,6 +135,11 @@ extension Replica {
     guard isExpected, peers[slot].decision?.extent == .bitmap,
       let connection = peers[slot].connection, let volumeBytes = superblock?.volumeBytes
     else { return protocolViolation(slot, .bitmap) }
+    if options.sabotage == .replaceMarks {
+      let first = header.offset / blockSize
+      let end = min(first + options.bitmapChunkBlocks, bitmaps[slot].blockCount)
+      bitmaps[slot].clearBlocks(first..<end)
+    }
     do {
       try BitmapChunk.merge(
         header, payload, volumeBytes: volumeBytes, into: &bitmaps[slot])
@@ -160,7 +169,7 @@ extension Replica {
       peers[slot].chunksInFlight == 0, peers[slot].startVersion == nil
     else { return protocolViolation(slot, .syncReady) }
     gotAnswer(slot)
-    peers[slot].base = nil
+    if options.sabotage != .keepBase { peers[slot].base = nil }
     peers[slot].mayShareNewest = false
     peers[slot].startVersion = changeSuperblock()
   }

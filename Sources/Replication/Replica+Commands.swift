@@ -143,7 +143,8 @@ extension Replica {
     if anyPeerIsPrimary { return finish(.refused(.multiplePrimaries)) }
     let hasData = disk == .upToDate
     let mayForce =
-      force && !isTarget && (disk == .inconsistent || disk == .outdated || disk == .consistent)
+      isForced(force) && !isTarget
+      && (disk == .inconsistent || disk == .outdated || disk == .consistent)
     guard hasData || mayForce else { return finish(.refused(.needUpToDateData)) }
     for slot in 0..<peers.count {
       if peers[slot].promoteAsked, !peers[slot].promoteAnswered { peers[slot].stalePromotions += 1 }
@@ -161,6 +162,10 @@ extension Replica {
     return false
   }
 
+  private func isForced(_ force: Bool) -> Bool {
+    force || options.sabotage == .promoteOutdated && disk == .outdated
+  }
+
   private var anyPeerIsPrimary: Bool {
     for slot in 0..<peers.count where peers[slot].role == .primary { return true }
     return false
@@ -176,11 +181,12 @@ extension Replica {
           .send(connection, MessageHeader(.promoteRequest, id: promotionNumber), .none))
         expectAnswer(slot)
       }
-      if !peers[slot].promoteAnswered { isAnswered = false }
+      let mustWait = options.sabotage != .promoteUnasked
+      if !peers[slot].promoteAnswered, mustWait { isAnswered = false }
     }
     guard isAnswered else { return }
     guard case .primary(let force) = pending.command, var block = superblock,
-      disk == .upToDate || force
+      disk == .upToDate || isForced(force)
     else {
       // The disk failed meanwhile. Who granted must not go on believing that we are Primary.
       tellRole(role)
@@ -249,11 +255,13 @@ extension Replica {
     block.dirty = true
     superblock = block
     peers[slot].versionOfGrant = changeSuperblock()
+    if options.sabotage == .grantBeforeDirty { grantWhenDurable(slot) }
   }
 
   mutating func grantWhenDurable(_ slot: Int) {
     guard let version = peers[slot].versionOfGrant else { return }
-    guard superblock == nil || versionDurable >= version else { return }
+    let isDurable = versionDurable >= version || options.sabotage == .grantBeforeDirty
+    guard superblock == nil || isDurable else { return }
     peers[slot].versionOfGrant = nil
     answerPromotion(slot, peers[slot].grantID, granted: true)
   }
@@ -350,7 +358,7 @@ extension Replica {
   mutating func commandFlushed(_ id: SlotID) {
     guard let pending = command, case .flushing(id) = pending.stage else { return }
     guard superblock != nil else { return persisted(pending) }
-    let number = wantSweep()
+    let number = options.sabotage == .leaveWithoutMarks ? sweep.done : wantSweep()
     command?.stage = .sweeping(number)
   }
 

@@ -126,6 +126,7 @@ extension Replica {
     for slot in 0..<peers.count where !bitmaps[slot].isDurable && !peers[slot].isFull {
       isDurable = false
     }
+    if options.sabotage == .newRunBeforeMarks { isDurable = true }
     if isDurable { raiseRun() } else { attachSweep = wantSweep() }
   }
 

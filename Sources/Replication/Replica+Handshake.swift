@@ -26,6 +26,10 @@ extension Replica {
         sendReport(slot)
         continue
       }
+      if options.sabotage == .skipHandshakeFlush {
+        sendReport(slot)
+        continue
+      }
       // One that was begun for a handshake given up meanwhile has to end first.
       guard peers[slot].handshakeFlush == nil else { continue }
       peers[slot].handshakeFlush = beginFlush(.handshakeFlush, peer: slot)
@@ -40,9 +44,9 @@ extension Replica {
 
   mutating func handshakeFlushed(_ request: Request) {
     let slot = Int(request.peer)
-    guard peers[slot].connection == request.connection, peers[slot].state == .quiescing else {
-      return
-    }
+    let isOurs =
+      peers[slot].connection == request.connection || options.sabotage == .believeOldFlush
+    guard isOurs, peers[slot].state == .quiescing else { return }
     sendReport(slot)
   }
 
@@ -84,8 +88,9 @@ extension Replica {
     guard peers[slot].state == .wfReportParams, let mine = sentReports[slot],
       let theirs = reports[slot]
     else { return }
-    let agreed = Decision.decide(
-      mine: mine, theirs: theirs, iAmLower: options.node < peers[slot].node)
+    let iAmLower = options.node < peers[slot].node
+    var agreed = Decision.decide(mine: mine, theirs: theirs, iAmLower: iAmLower)
+    agreed.sabotage(options.sabotage, mine: mine, theirs: theirs, iAmLower: iAmLower)
     effects.push(.note(.decision(peer: slot, agreed)))
     let decision = concluded(
       agreed, slot, Meeting(mine: mine, theirs: theirs, decision: agreed))
@@ -115,7 +120,7 @@ extension Replica {
     let old = block
     let oldBase = peers[slot].base
     // What was asked is done with the first meeting that both agree on.
-    peers[slot].discardsMyData = false
+    if options.sabotage != .discardAgain { peers[slot].discardsMyData = false }
     switch decision.action {
     case .syncTarget:
       block.diskState = .inconsistent
@@ -147,7 +152,9 @@ extension Replica {
     guard peers[slot].state == .wfVerdict, !peers[slot].verdictSent,
       let connection = peers[slot].connection, let decision = peers[slot].decision
     else { return }
-    guard superblock == nil || versionDurable >= peers[slot].versionOfVerdict else { return }
+    let isDurable =
+      versionDurable >= peers[slot].versionOfVerdict || options.sabotage == .agreeBeforeDurable
+    guard superblock == nil || isDurable else { return }
     peers[slot].verdictSent = true
     var header = MessageHeader(.verdict)
     header.length = UInt64(decision.action.rawValue)

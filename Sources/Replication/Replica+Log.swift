@@ -54,6 +54,7 @@ extension Replica {
       return true
     case .wait:
       requests[id].holdsLog = true
+      if options.sabotage == .writeBeforeHot { return true }
       requests[id].phase = .waitingLog
       waitingLog.push(id)
       return false
@@ -64,6 +65,9 @@ extension Replica {
   /// Goes on with making extents hot. Called at the end of each step.
   mutating func continueLog() {
     guard logState == .ready, log.waitingCount > 0, superblock != nil else { return }
+    if log.wantsFlush, options.sabotage == .skipFlushOfLeaving {
+      log.flushCompleted(log.flushBegan())
+    }
     if log.wantsFlush, logFlush == nil {
       logFlushNumber = log.flushBegan()
       logFlush = beginFlush(.logFlush)
@@ -92,7 +96,7 @@ extension Replica {
         }
       }
     }
-    return areDurable
+    return areDurable || options.sabotage == .leaveBeforePages
   }
 
   mutating func logFlushed(_ request: Request) {

@@ -106,7 +106,8 @@ extension Replica {
 
   /// Marks valid data as possibly old. Not on a Primary, whose data is what counts.
   mutating func markOutdated() {
-    guard role != .primary, disk == .upToDate || disk == .consistent, var block = superblock
+    guard role != .primary, disk == .upToDate || disk == .consistent, var block = superblock,
+      options.sabotage != .leaveUpToDate
     else { return }
     block.diskState = .outdated
     superblock = block
@@ -155,6 +156,7 @@ extension Replica {
     peers[slot].requestsHere += 1
     cleanFlushIsStale = true
     waiting.push(insert(request))
+    if options.sabotage == .answerBeforeApplied { answer(connection, header.id, failed: false) }
     return true
   }
 
@@ -163,7 +165,9 @@ extension Replica {
       if !request.failed, request.operation.changesData {
         markInSync(Int(request.peer), request.range)
       }
-      answer(request.connection, request.tag, failed: request.failed)
+      if options.sabotage != .answerBeforeApplied {
+        answer(request.connection, request.tag, failed: request.failed)
+      }
     }
     releaseIfAny(request.buffer)
     remove(id)

@@ -34,7 +34,8 @@ extension Replica {
   }
 
   private func refusal(of client: ClientRequest) -> Outcome? {
-    guard role == .primary, !isDemoting else { return .notPrimary }
+    let mayServe = role == .primary || options.sabotage == .serveAsSecondary
+    guard mayServe, !isDemoting else { return .notPrimary }
     guard disk == .upToDate, let volumeBytes = superblock?.volumeBytes else { return .ioError }
     guard client.operation != .flush else { return nil }
     guard client.range.end <= volumeBytes, client.range.length > 0 else { return .invalid }
@@ -55,6 +56,7 @@ extension Replica {
   private func canStart(_ request: Request) -> Bool {
     if request.origin == .client, isFrozen { return false }
     guard canLog(request), request.origin != .resyncServe || mayServe else { return false }
+    if options.sabotage == .ignoreOverlaps { return true }
     return request.operation == .flush || !active.overlaps(request.range)
   }
 
@@ -91,11 +93,12 @@ extension Replica {
     let request = requests[id]
     if request.origin == .client, request.operation.changesData { clientWrites += 1 }
     guard disk != .diskless, disk != .failed, logState != .off else { return failWithoutDisk(id) }
-    if request.operation != .flush {
+    let skipsLock = options.sabotage == .serveWithoutLock && request.origin == .resyncServe
+    if request.operation != .flush, !skipsLock {
       active.insert(request.range, owner: id)
       requests[id].holdsRange = true
     }
-    if request.origin == .resyncServe { serveBegins() }
+    if request.origin == .resyncServe, !skipsLock { serveBegins() }
     if enterLog(id) { begin(id) }
   }
 
@@ -138,6 +141,7 @@ extension Replica {
         if request.operation.changesData { missed.insert(slot) }
         continue
       }
+      if request.operation == .flush, options.sabotage == .flushOnlyHere { continue }
       effects.push(.send(connection, header(for: request, id), request.buffer))
       expectAnswer(slot)
       requests[id].pendingPeers.insert(slot)
@@ -161,7 +165,8 @@ extension Replica {
       }
     var header = MessageHeader(
       type, id: id.tag, offset: request.range.start, length: request.range.length)
-    header.forceUnitAccess = request.forceUnitAccess
+    header.forceUnitAccess =
+      request.forceUnitAccess && options.sabotage != .forceUnitAccessOnlyHere
     header.mayUnmap = request.mayUnmap
     if type == .write { header.payloadBytes = UInt32(request.range.length) }
     return header
@@ -190,7 +195,8 @@ extension Replica {
     // A failed write or flush is final for this disk: Linux may have dropped the dirty pages and
     // report success next time. A failed read condemns only what was asked for. Losing the disk may
     // lose the connection, which drops requests: this one stays until it is looked at below.
-    if result < 0, requests[id].operation != .read, disk != .diskless { failDisk() }
+    let condemns = requests[id].operation != .read && options.sabotage != .keepFailedDisk
+    if result < 0, condemns, disk != .diskless { failDisk() }
     requests[id].isLocalPending = false
     let request = requests[id]
     switch request.origin {
@@ -259,7 +265,7 @@ extension Replica {
     let needsBase = request.operation.changesData && !request.missedPeers.isEmpty
     if needsBase, !request.failed, disk == .upToDate {
       ensureBase(request.missedPeers)
-      if versionDurable < versionOfBase {
+      if versionDurable < versionOfBase, options.sabotage != .acknowledgeBeforeGeneration {
         requests[id].phase = .waitingBase
         waitingBase.push(id)
         return
@@ -315,7 +321,8 @@ extension Replica {
     sabotageCounter += 1
     if options.sabotage == .dropPeerAck, sabotageCounter % 64 == 0 { return }
     requests[id].pendingPeers.remove(slot)
-    if header.length != 0, requests[id].operation.changesData {
+    let isRefused = header.length != 0 && options.sabotage != .ignorePeerError
+    if isRefused, requests[id].operation.changesData {
       requests[id].missedPeers.insert(slot)
       markOutOfSync(slot, requests[id].range)
       if peers[slot].takesWrites { become(slot, peerDisk: .failed) }

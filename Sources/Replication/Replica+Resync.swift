@@ -107,12 +107,19 @@ extension Replica {
     guard peers[slot].syncDoneReceived, peers[slot].pullsInFlight == 0 else { return }
     // One that was begun for a connection given up meanwhile has to end first.
     guard peers[slot].syncDoneFlush == nil, peers[slot].adoptVersion == nil else { return }
+    if options.sabotage == .skipSyncDoneFlush { return takeOverContent(slot) }
     peers[slot].syncDoneFlush = beginFlush(.syncDoneFlush, peer: slot)
   }
 
   mutating func syncDoneFlushed(_ request: Request) {
     let slot = Int(request.peer)
-    guard peers[slot].connection == request.connection else { return flushForSyncDone(slot) }
+    let isOld = peers[slot].connection != request.connection
+    if isOld, options.sabotage != .believeOldFlush { return flushForSyncDone(slot) }
+    takeOverContent(slot)
+  }
+
+  /// The target has everything that the source had when it said so.
+  private mutating func takeOverContent(_ slot: Int) {
     guard var block = superblock, let report = reports[slot] else { return }
     block.lineage = report.lineage
     block.diskState = .upToDate
@@ -121,6 +128,7 @@ extension Replica {
     peers[slot].base = nil
     superblock = block
     peers[slot].adoptVersion = changeSuperblock()
+    if options.sabotage == .upToDateBeforeDurable { become(disk: .upToDate) }
   }
 
   // MARK: Source
@@ -149,7 +157,7 @@ extension Replica {
       remove(id)
       return
     }
-    guard !request.failed else {
+    guard !request.failed || options.sabotage == .sendUnreadable else {
       // Never send what could not be read: the target keeps its block marked.
       releaseIfAny(buffer)
       remove(id)
@@ -184,10 +192,11 @@ extension Replica {
 
   /// Begins the end of the resync when no block is marked any more.
   mutating func finishSourceIfDone(_ slot: Int) {
-    guard peers[slot].replication == .syncSource, bitmaps[slot].setCount == 0,
-      peers[slot].finishVersion == nil
+    let isLast = bitmaps[slot].setCount == 0
+    guard peers[slot].replication == .syncSource, peers[slot].finishVersion == nil,
+      isLast || options.sabotage == .finishEarly && bitmaps[slot].setCount == 1
     else { return }
-    peers[slot].base = nil
+    if options.sabotage != .keepBase { peers[slot].base = nil }
     crashed = false
     if var block = superblock {
       block.wasPrimary = isOrBecomesPrimary

@@ -340,7 +340,7 @@ extension Replica {
     note(differing, in: request.range, slot)
     if !request.isLockedHere {
       sendResult(request.connection, request.tag, request.range, differing)
-    } else if differing != 0 {
+    } else if differing != 0, options.sabotage != .markDifferenceHere {
       sendResult(request.connection, Self.lockedByAsker, request.range, differing)
     }
     remove(id)

@@ -13,31 +13,6 @@ public import BlockTypes
 public import Metadata
 public import Wire
 
-/// Planted bugs, for tests that prove the simulator finds them. `none` outside such tests.
-public enum Sabotage: UInt8, Sendable, BitwiseCopyable, CaseIterable {
-  case none
-  /// Acknowledges a write to the client before the peer answered.
-  case completeBeforePeer
-  /// Ignores a peer's acknowledgement of every 64th write.
-  case dropPeerAck
-  /// Goes on without the peer without beginning a generation.
-  case skipLineageWrite
-  /// Writes to an extent that the activity log does not have.
-  case skipLog
-  /// Lets extents leave the activity log without their marks on the disk.
-  case skipPagesOfLeaving
-  /// Marks nothing after a crash.
-  case ignoreHotExtents
-  /// Does not mark what was under way when a connection was lost.
-  case forgetDroppedWrites
-  /// Source: takes a block for copied when it was sent.
-  case unmarkWhenSent
-  /// Target: begins a resync where an earlier one ended.
-  case keepPullCursor
-  /// Compares ranges that clients may be writing to.
-  case verifyWithoutLock
-}
-
 /// What is fixed for the life of a replica.
 public struct ReplicaOptions: Sendable {
   /// This node.
@@ -323,6 +298,7 @@ public struct Replica: ~Copyable {
 
   /// Whether what this node told or is about to tell a peer must stay true: client writes wait.
   var isFrozen: Bool {
+    if options.sabotage == .writeDuringHandshake { return false }
     for slot in 0..<peers.count where peers[slot].state.isHandshake && !waitsForReport(slot) {
       return true
     }

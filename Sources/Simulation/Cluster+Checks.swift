@@ -242,7 +242,8 @@ extension Cluster {
     guard history.isExclusive(node.index) || history.isExclusive(1 - node.index) else { return }
     // The source of a resync says so after its target, which has cleared the marks by then.
     if node.replication == .established, nodes[1 - node.index].diskState == .upToDate,
-      nodes[1 - node.index].connection == .connected, missingSector(on: 0, authority: nil) != nil
+      nodes[1 - node.index].connection == .connected,
+      (0...1).contains(where: { missingSector(on: $0, authority: nil) != nil })
     {
       violate(
         .divergence,

@@ -144,6 +144,10 @@ extension Cluster {
     case .decision(_, let decision):
       // From the next superblock on the victim's own writes are gone.
       if decision.rule == .discardAsked, decision.action == .syncTarget {
+        if !node.mayDiscard {
+          violate(.divergence, "node \(node.index) discards its data, and nobody asked for that")
+        }
+        node.mayDiscard = false
         history.gaveUp(node.index)
         isBranched = false
       }

@@ -227,6 +227,7 @@ extension Cluster {
       if !outcome.words.isEmpty { fill(node, buffer, outcome.words) }
       step(node, .diskCompleted(id, result: result, buffer: buffer))
     case .swallowed(let id): step(node, .diskCompleted(id, result: 0, buffer: .none))
+    case .untimely: break
     case .superblock, .mirror: copyEnded(node, isMirror: purpose.isMirror, result)
     case .bitmapPage(let entry):
       step(node, .bitmapPageWritten(entry, result: min(result, 0)))
@@ -258,7 +259,9 @@ extension Cluster {
   }
 
   func serve(_ node: SimulatedNode, _ id: SlotID, _ range: ByteRange) {
-    guard let buffer = node.buffers.take([]) else {
+    // What nobody has read must be told from data.
+    let unread = [UInt64](repeating: .max, count: Int(range.length / sectorSize))
+    guard let buffer = node.buffers.take(unread) else {
       node.waitingServes.append((id, range))
       return
     }

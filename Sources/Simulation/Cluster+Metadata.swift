@@ -96,17 +96,23 @@ extension Cluster {
     let words = node.disk.words(for: Self.encode(block))
     node.mirrored = words
     writeCopy(node, words, .superblock)
+    guard options.canary == .writeBothCopies else { return }
+    node.mirrored = nil
+    let other = SlotRange(start: copyStart(1 - node.nextCopy), count: Self.copySectors)
+    submit(node, .untimely, .write(words), other, forceUnitAccess: true)
   }
 
   private func writeCopy(_ node: SimulatedNode, _ words: [UInt64], _ purpose: DiskPurpose) {
     let range = SlotRange(start: copyStart(node.nextCopy), count: Self.copySectors)
-    submit(node, purpose, .write(words), range, forceUnitAccess: true)
+    let isDurable = options.canary != .cacheSuperblock
+    submit(node, purpose, .write(words), range, forceUnitAccess: isDurable)
   }
 
   func copyEnded(_ node: SimulatedNode, isMirror: Bool, _ result: Int32) {
     node.isWritingCopy = false
     let isBlank = !isMirror && node.pendingSuperblock == nil
-    if !isBlank, result >= 0 { node.nextCopy = 1 - node.nextCopy }
+    let changesCopy = !isBlank && options.canary != .writeOneCopy
+    if changesCopy, result >= 0 { node.nextCopy = 1 - node.nextCopy }
     if !isMirror {
       if let block = node.pendingSuperblock {
         // A write that fails may be there all the same.
@@ -132,7 +138,8 @@ extension Cluster {
     say("node \(node.index) writes page \(place.page) of its bitmap")
     submit(
       node, .bitmapPage(entry), .write(node.disk.words(for: bytes)),
-      SlotRange(start: pageStart(place.page), count: Self.pageSectors), forceUnitAccess: true)
+      SlotRange(start: pageStart(place.page), count: Self.pageSectors),
+      forceUnitAccess: options.canary != .cacheBitmapPages)
   }
 
   func writeActivityLog(_ node: SimulatedNode) {
@@ -144,7 +151,7 @@ extension Cluster {
     submit(
       node, .activityLog, .write(node.disk.words(for: bytes)),
       SlotRange(start: ringStart + Int(offset) / 512, count: ActivityLog.transactionBytes / 512),
-      forceUnitAccess: true)
+      forceUnitAccess: options.canary != .cacheActivityLog)
   }
 
   // MARK: Reading

@@ -117,6 +117,11 @@ extension Cluster {
     node.commandToken += 1
     node.pendingCommand = command
     lastResult[index] = nil
+    switch command {
+    case .connectDiscarding: node.mayDiscard = true
+    case .connect, .disconnect: node.mayDiscard = false
+    default: break
+    }
     say("node \(index) is told: \(command)")
     step(node, .command(command, token: node.commandToken))
   }

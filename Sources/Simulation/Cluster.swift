@@ -138,7 +138,7 @@ package final class Cluster {
     core.verifyAlgorithm = .crc32c
     core.verifyRequestBytes = min(options.resyncRequestBytes, 64 * blockSize)
     core.verifyWindow = options.resyncWindow
-    core.sabotage = options.canary.sabotage
+    core.sabotage = options.canary
     return core
   }
 

@@ -34,11 +34,11 @@ package struct SeedReport: Sendable {
 /// Runs one seed after another.
 package enum Runner {
   /// Runs one seed.
-  package static func run(seed: UInt64, canary: Canary = .none, checksLineage: Bool = true)
+  package static func run(seed: UInt64, canary: Canary? = nil, checksLineage: Bool = true)
     -> SeedReport
   {
     var options = SwarmOptions(seed: seed)
-    options.canary = canary
+    options.canary = canary ?? .none
     options.checksLineage = checksLineage
     return run(options)
   }
@@ -52,10 +52,10 @@ package enum Runner {
 
   /// Runs one seed again with a trace. The same seed does the same things.
   package static func trace(
-    seed: UInt64, canary: Canary = .none, checksLineage: Bool = true
+    seed: UInt64, canary: Canary? = nil, checksLineage: Bool = true
   ) -> (report: SeedReport, options: SwarmOptions, lines: [String]) {
     var options = SwarmOptions(seed: seed)
-    options.canary = canary
+    options.canary = canary ?? .none
     options.checksLineage = checksLineage
     let cluster = Cluster(options: options)
     cluster.isTracing = true

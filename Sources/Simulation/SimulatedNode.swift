@@ -29,6 +29,8 @@ package enum DiskPurpose: Sendable {
   case activityLog
   /// A flush that the planted bug left out.
   case swallowed(SlotID)
+  /// The second copy of a superblock, which a planted bug writes too early.
+  case untimely
 }
 
 /// One machine.
@@ -97,6 +99,8 @@ package final class SimulatedNode {
   package var lostPowerAt: UInt64?
   /// The node knows, or must assume, that its peer went on without it.
   package var mayKnowItIsBehind = false
+  /// The administrator gave its data up, if it is the victim of a split brain.
+  package var mayDiscard = false
   /// Blocks that the disk alone, without a running core, says may differ from the peer's.
   package var marksOnDisk: [Bool]
   /// Content that the node promised its sync target with `syncDone`.

@@ -7,47 +7,20 @@ import BlockTypes
 import Metadata
 package import Replication
 
-/// A planted bug that a test expects the oracles to find.
-package enum Canary: String, CaseIterable, Sendable {
-  case none
-  /// The core acknowledges a write before the peer answered.
-  case completeBeforePeer
-  /// The core forgets a peer's acknowledgement now and then.
-  case dropPeerAck
-  /// The core goes on alone without beginning a generation.
-  case skipLineageWrite
-  /// The core writes to an extent that the activity log does not have.
-  case skipLog
-  /// The core lets extents leave the activity log without their marks on the disk.
-  case skipPagesOfLeaving
-  /// The core marks nothing after a crash.
-  case ignoreHotExtents
-  /// The core does not mark what was under way when a connection was lost.
-  case forgetDroppedWrites
-  /// The source takes a block for copied when it was sent.
-  case unmarkWhenSent
-  /// The target begins a resync where an earlier one ended.
-  case keepPullCursor
-  /// The core compares ranges that clients may be writing to.
-  case verifyWithoutLock
-  /// The driver swallows one flush of a disk and reports success.
-  case skipFlush
+/// A planted bug that the oracles are expected to find.
+package typealias Canary = Sabotage
 
-  /// The core's name of the bug.
-  package var sabotage: Sabotage {
-    switch self {
-    case .none, .skipFlush: .none
-    case .completeBeforePeer: .completeBeforePeer
-    case .dropPeerAck: .dropPeerAck
-    case .skipLineageWrite: .skipLineageWrite
-    case .skipLog: .skipLog
-    case .skipPagesOfLeaving: .skipPagesOfLeaving
-    case .ignoreHotExtents: .ignoreHotExtents
-    case .forgetDroppedWrites: .forgetDroppedWrites
-    case .unmarkWhenSent: .unmarkWhenSent
-    case .keepPullCursor: .keepPullCursor
-    case .verifyWithoutLock: .verifyWithoutLock
-    }
+extension Canary {
+  /// Every bug that can be planted.
+  package static var planted: [Canary] { allCases.filter { $0 != .none } }
+
+  /// What `--canary` takes.
+  package static var names: [String] { allCases.map { "\($0)" } }
+
+  /// The bug of a name; `none` is one.
+  package init?(named name: String) {
+    guard let bug = Self.allCases.first(where: { "\($0)" == name }) else { return nil }
+    self = bug
   }
 }
 
@@ -202,7 +175,7 @@ package struct SwarmOptions: Equatable, Sendable {
 extension SwarmOptions: CustomStringConvertible {
   package var description: String {
     """
-    seed \(seed), \(volumeBlocks) blocks, canary \(canary.rawValue)
+    seed \(seed), \(volumeBlocks) blocks, canary \(canary)
       clients: depth \(clientDepth), \(clientRequests) requests of at most \(requestSectors) \
     sectors, \(hotBlocks) hot blocks, think \(think)
       mix: \(readPercent)% read, \(flushPercent)% flush, \(trimPercent)% trim, \

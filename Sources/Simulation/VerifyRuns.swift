@@ -7,14 +7,21 @@ import BlockTypes
 import Replication
 import Wire
 
+extension Canary {
+  /// Whether only runs about online verify can find it.
+  package var isFoundByVerifying: Bool {
+    self == .verifyWithoutLock || self == .markDifferenceHere
+  }
+}
+
 /// Runs about online verify.
 package enum VerifyRuns {
   /// What the run of `seed` is like: an ordinary one without its faults.
-  package static func options(seed: UInt64, canary: Canary = .none) -> SwarmOptions {
+  package static func options(seed: UInt64, canary: Canary? = nil) -> SwarmOptions {
     var options = SwarmOptions(seed: seed)
     options.faults = []
     options.faultCount = 0
-    options.canary = canary
+    options.canary = canary ?? .none
     options.clientRequests = 4_000
     options.clientsDuringFirstSync = false
     options.wrongNode = .never
@@ -23,7 +30,7 @@ package enum VerifyRuns {
 
   /// Runs one seed.
   package static func run(
-    seed: UInt64, canary: Canary = .none, isTracing: Bool = false
+    seed: UInt64, canary: Canary? = nil, isTracing: Bool = false
   ) -> (report: SeedReport, lines: [String]) {
     let cluster = Cluster(options: options(seed: seed, canary: canary))
     cluster.isTracing = isTracing

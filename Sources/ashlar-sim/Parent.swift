@@ -8,11 +8,13 @@ import Simulation
 /// The parent of the children that run seeds.
 struct Parent {
   private let command: AshlarSim
-  private let canary: Canary
+  /// Nothing is printed, and nothing goes on after the last failure that is wanted.
+  private let isQuiet: Bool
+  private let canary: Canary?
   private var next: UInt64
   private let last: UInt64
   private var passed = 0
-  private var failed: [(seed: UInt64, text: String)] = []
+  private(set) var failed: [(seed: UInt64, text: String)] = []
   private var events: UInt64 = 0
   private var virtualNanoseconds: UInt64 = 0
   private var faults = [Int](repeating: 0, count: FaultKind.allCases.count)
@@ -22,8 +24,9 @@ struct Parent {
   /// Seeds a child gets at once.
   private static let share: UInt64 = 50
 
-  init(command: AshlarSim, canary: Canary) {
+  init(command: AshlarSim, canary: Canary?, isQuiet: Bool = false) {
     self.command = command
+    self.isQuiet = isQuiet
     self.canary = canary
     next = command.first
     last = command.first + command.seeds
@@ -57,8 +60,14 @@ struct Parent {
         children.removeAll { $0 === child }
         break
       }
+      guard isQuiet, failed.count >= command.failures else { continue }
+      for child in children {
+        child.process.terminate()
+        child.process.waitUntilExit()
+      }
+      return false
     }
-    report(Date().timeIntervalSince(began))
+    if !isQuiet { report(Date().timeIntervalSince(began)) }
     return failed.isEmpty
   }
 
@@ -74,9 +83,12 @@ struct Parent {
     let child = Child(seeds: seeds)
     child.process.executableURL = URL(fileURLWithPath: "/proc/self/exe").resolvingSymlinksInPath()
     var arguments = [
-      "--worker", "--from", "\(seeds.lowerBound)", "--seeds", "\(seeds.count)", "--canary",
-      canary.rawValue,
+      "--worker", "--from", "\(seeds.lowerBound)", "--seeds", "\(seeds.count)",
     ]
+    if let canary {
+      arguments += ["--canary", "\(canary)"]
+      if canary.isFoundByVerifying { arguments.append("--verify") }
+    }
     if command.withoutLineageCheck { arguments.append("--without-lineage-check") }
     child.process.arguments = arguments
     child.process.standardOutput = child.pipe
@@ -138,6 +150,7 @@ struct Parent {
   private mutating func fail(_ seed: UInt64, _ text: String) {
     guard failed.count < command.failures else { return }
     failed.append((seed, text))
+    guard !isQuiet else { return }
     print("seed \(seed) FAILED: \(text)")
     flushOutput()
   }

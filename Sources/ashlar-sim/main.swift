@@ -27,8 +27,11 @@ struct AshlarSim: ParsableCommand {
   @Option(help: "Processes at once.")
   var jobs: Int = max(1, ProcessInfo.processInfo.activeProcessorCount)
 
-  @Option(help: "Plant a bug: \(Canary.allCases.map(\.rawValue).joined(separator: ", ")).")
-  var canary: String = Canary.none.rawValue
+  @Option(help: "Plant a bug: \(Canary.names.joined(separator: ", ")).")
+  var canary: String?
+
+  @Flag(help: "Plant every bug in turn: each must be found within --seeds seeds.")
+  var canaries = false
 
   @Option(help: "Begin no new seed after so many seconds.")
   var duration: UInt64?
@@ -58,7 +61,7 @@ struct AshlarSim: ParsableCommand {
   var worker = false
 
   mutating func validate() throws {
-    guard Canary(rawValue: canary) != nil else {
+    if let canary, Canary(named: canary) == nil {
       throw ValidationError("unknown canary '\(canary)'")
     }
     guard jobs > 0 else { throw ValidationError("--jobs must be at least 1") }
@@ -69,10 +72,11 @@ struct AshlarSim: ParsableCommand {
     guard first <= UInt64.max - seeds else { throw ValidationError("--from is too large") }
   }
 
-  private var plantedBug: Canary { Canary(rawValue: canary) ?? .none }
+  private var plantedBug: Canary? { canary.flatMap(Canary.init(named:)) }
 
   func run() throws {
     if worker { return try work() }
+    if canaries { return try plantEveryBug() }
     if points { return try enumeratePoints() }
     if verify { return try runVerifies() }
     if let seed {
@@ -91,8 +95,10 @@ struct AshlarSim: ParsableCommand {
       if let end, Date() > end { return }
       print("begin \(seed)")
       flushOutput()
-      let report = Runner.run(
-        seed: seed, canary: plantedBug, checksLineage: !withoutLineageCheck)
+      let report =
+        verify
+        ? VerifyRuns.run(seed: seed, canary: plantedBug).report
+        : Runner.run(seed: seed, canary: plantedBug, checksLineage: !withoutLineageCheck)
       let fields = [
         "end", "\(seed)", report.passed ? "ok" : "failed", "\(report.events)",
         "\(report.duration)", "\(report.hash)",
@@ -172,7 +178,7 @@ struct AshlarSim: ParsableCommand {
   /// The command that repeats a seed.
   func repeating(_ seed: UInt64) -> String {
     var words = ["ashlar-sim --seed \(seed)"]
-    if plantedBug != .none { words.append("--canary \(canary)") }
+    if let canary { words.append("--canary \(canary)") }
     if withoutLineageCheck { words.append("--without-lineage-check") }
     return words.joined(separator: " ")
   }

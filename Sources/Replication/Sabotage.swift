@@ -1,0 +1,164 @@
+/// Planted bugs: each is a mistake that somebody could make, in one line at its place.
+///
+/// The simulator runs each of them and must find it (`ashlar-sim --canaries`). One that stays
+/// hidden shows what the simulator cannot see. Only tests set `ReplicaOptions.sabotage`: no
+/// configuration, command or message reaches it.
+import BlockTypes
+import Wire
+
+/// A planted bug; `none` outside tests.
+public enum Sabotage: UInt8, Sendable, BitwiseCopyable, CaseIterable {
+  case none
+
+  // MARK: Writes
+
+  /// Acknowledges a write to the client before the peer answered.
+  case completeBeforePeer
+  /// Ignores a peer's acknowledgement of every 64th write.
+  case dropPeerAck
+  /// Answers a peer's write when it arrives, not when it is on the disk.
+  case answerBeforeApplied
+  /// Takes a peer's "failed" for "done".
+  case ignorePeerError
+  /// Starts a write while an overlapping one is under way.
+  case ignoreOverlaps
+  /// Serves clients without being Primary.
+  case serveAsSecondary
+  /// Goes on with a disk that failed a write or a flush.
+  case keepFailedDisk
+
+  // MARK: Flush and FUA
+
+  /// A client's flush reaches this node's disk only.
+  case flushOnlyHere
+  /// A client's FUA counts on this node's disk only.
+  case forceUnitAccessOnlyHere
+  /// Does not flush before it says what it has.
+  case skipHandshakeFlush
+  /// Target: does not flush before it calls itself UpToDate.
+  case skipSyncDoneFlush
+  /// Driver: swallows every flush and reports success.
+  case skipFlush
+
+  // MARK: Activity log
+
+  /// Writes to an extent that the activity log does not have.
+  case skipLog
+  /// Writes while the transaction that makes the extent hot is on its way.
+  case writeBeforeHot
+  /// Lets extents leave the activity log without their marks on the disk.
+  case skipPagesOfLeaving
+  /// Lets extents leave the activity log while their marks are on their way to the disk.
+  case leaveBeforePages
+  /// Lets extents leave the activity log without flushing what was written to them.
+  case skipFlushOfLeaving
+  /// Marks nothing after a crash.
+  case ignoreHotExtents
+  /// Begins a new log before the marks that the old one stands for are on the disk.
+  case newRunBeforeMarks
+  /// Driver: writes transactions to the disk's cache.
+  case cacheActivityLog
+
+  // MARK: Bitmaps
+
+  /// Does not mark what was under way when a connection was lost.
+  case forgetDroppedWrites
+  /// Unmarks blocks of which a write covers only a part.
+  case unmarkWhatIsTouched
+  /// Replaces its own marks by the peer's instead of joining them.
+  case replaceMarks
+  /// Ends a role cleanly without writing the marks to the disk.
+  case leaveWithoutMarks
+  /// Driver: writes pages of the bitmaps to the disk's cache.
+  case cacheBitmapPages
+
+  // MARK: Resync
+
+  /// Source: takes a block for copied when it was sent.
+  case unmarkWhenSent
+  /// Target: begins a resync where an earlier one ended.
+  case keepPullCursor
+  /// Source: reads a range for the target without locking it.
+  case serveWithoutLock
+  /// Source: sends what it could not read.
+  case sendUnreadable
+  /// Source: says that everything was copied while the last block is under way.
+  case finishEarly
+  /// Target: calls itself UpToDate before its disk does.
+  case upToDateBeforeDurable
+  /// Believes a flush that began for a connection that is gone.
+  case believeOldFlush
+
+  // MARK: Lineage
+
+  /// Goes on without the peer without beginning a generation.
+  case skipLineageWrite
+  /// Acknowledges before the generation is on the disk.
+  case acknowledgeBeforeGeneration
+  /// Source: goes on believing, after a resync, that the target has what it had before.
+  case keepBase
+
+  // MARK: Handshake
+
+  /// Lets clients write while it tells its peer what it has.
+  case writeDuringHandshake
+  /// Agrees before what was decided is on the disk.
+  case agreeBeforeDurable
+  /// Copies from the shorter history to the longer one.
+  case wrongDirection
+  /// Takes equal generations for equal data after a crash.
+  case trustEqualLineages
+
+  // MARK: Split brain
+
+  /// Takes the side with more generations for the newer one.
+  case longerHistoryWins
+  /// Gives up its data again at the next split brain, for one order of the administrator.
+  case discardAgain
+
+  // MARK: Roles
+
+  /// Becomes Primary without waiting for the peer's consent.
+  case promoteUnasked
+  /// Becomes Primary with Outdated data.
+  case promoteOutdated
+  /// Lets the peer become Primary before its own disk says that writes may come.
+  case grantBeforeDirty
+  /// Leaves a Primary that goes on, and still calls itself UpToDate.
+  case leaveUpToDate
+
+  // MARK: Verify
+
+  /// Compares ranges that clients may be writing to.
+  case verifyWithoutLock
+  /// Marks what differs on its own side only.
+  case markDifferenceHere
+
+  // MARK: Superblock
+
+  /// Driver: writes the superblock to the same copy each time.
+  case writeOneCopy
+  /// Driver: writes both copies at once.
+  case writeBothCopies
+  /// Driver: writes the superblock to the disk's cache.
+  case cacheSuperblock
+}
+
+extension Decision {
+  /// Planted bugs in what both nodes decide.
+  mutating func sabotage(
+    _ bug: Sabotage, mine: StateReport, theirs: StateReport, iAmLower: Bool
+  ) {
+    switch bug {
+    case .wrongDirection where rule == .extends: action = action.mirrored
+    case .trustEqualLineages where rule == .equalOneCrashed:
+      self = Decision(.noSync, .equalClean)
+    case .longerHistoryWins where rule == .splitBrain && action == .refuse:
+      let (mine, theirs) = (mine.lineage.newest?.number ?? 0, theirs.lineage.newest?.number ?? 0)
+      let iAmSource = mine == theirs ? iAmLower : mine > theirs
+      self = Decision(iAmSource ? .syncSource : .syncTarget, .extends)
+      extent = .full
+    default: break
+    }
+  }
+}

@@ -1,0 +1,27 @@
+/// Planted bugs: each must be found, or the simulator is blind to its kind.
+import ArgumentParser
+import Foundation
+import Simulation
+
+extension AshlarSim {
+  /// Plants every bug in turn and says which seed found it. Fails when one stayed hidden.
+  func plantEveryBug() throws {
+    var command = self
+    command.failures = 1
+    var hidden: [Canary] = []
+    for bug in Canary.planted {
+      command.canary = "\(bug)"
+      var parent = Parent(command: command, canary: bug, isQuiet: true)
+      _ = try parent.run()
+      if let failure = parent.failed.first {
+        print("planted bug \(bug): found by seed \(failure.seed): \(failure.text)")
+      } else {
+        print("planted bug \(bug): NOT FOUND in \(seeds) seeds")
+        hidden.append(bug)
+      }
+      flushOutput()
+    }
+    print("\(Canary.planted.count) planted bugs, \(hidden.count) not found")
+    if !hidden.isEmpty { throw ExitCode(1) }
+  }
+}
