@@ -35,8 +35,20 @@ extension NetOptions {
 extension DiskOptions {
   /// The options as keyword and value; those that have their default value only when asked.
   public func settings(includingDefaults: Bool = false) -> [(String, String)] {
-    let isDefault = ioEngine == DiskOptions().ioEngine
-    return isDefault && !includingDefaults ? [] : [("io-engine", ioEngine.rawValue)]
+    let normal = DiskOptions()
+    var result: [(String, String)] = []
+    if includingDefaults || ioEngine != normal.ioEngine {
+      result.append(("io-engine", ioEngine.rawValue))
+    }
+    if includingDefaults || activityLogExtents != normal.activityLogExtents {
+      result.append(("al-extents", "\(activityLogExtents)"))
+    }
+    if includingDefaults || maxRateKiB != normal.maxRateKiB {
+      result.append(("c-max-rate", "\(maxRateKiB)"))
+    }
+    if let minRateKiB { result.append(("c-min-rate", "\(minRateKiB)")) }
+    if let resyncAfter { result.append(("resync-after", resyncAfter)) }
+    return result
   }
 }
 

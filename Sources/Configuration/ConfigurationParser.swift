@@ -144,6 +144,7 @@ private struct Loader {
         try ResourceSection(statement, warnings: &warnings)
           .configuration(common: common, usage: &usage))
     }
+    try usage.resyncOrder.check(result)
     return Configuration(
       globalOptions: globalOptions, resources: result, warnings: warnings.warnings, file: file)
   }
@@ -157,6 +158,7 @@ struct Usage {
   }
 
   private var first: [Key: SourcePosition] = [:]
+  var resyncOrder = ResyncOrder()
 
   /// Notes a use; throws when there was one before. `kind` and `what` appear in the error.
   mutating func claim(

@@ -245,6 +245,9 @@ extension DiskOptions {
     if let entry = section.entries["io-engine"] {
       ioEngine = try entry.value.choice(keyword: "io-engine", of: IOEngine.self)
     }
+    activityLogExtents =
+      try section.number("al-extents", in: 67...65_534, unit: "extents") ?? activityLogExtents
+    try readResyncOptions(section)
   }
 }
 

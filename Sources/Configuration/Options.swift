@@ -62,6 +62,15 @@ public enum IOEngine: String, Sendable, Codable, CaseIterable {
 public struct DiskOptions: Equatable, Sendable, Codable {
   /// `io-engine`.
   public var ioEngine: IOEngine = .ioUring
+  /// `al-extents`: extents of 4 MiB that may be written without a word to the activity log.
+  public var activityLogExtents: UInt32 = 16_384
+  /// `c-max-rate`: KiB of the volume that a resync copies in a second at most; 0: no limit.
+  public var maxRateKiB: UInt32 = 0
+  /// `c-min-rate`: KiB that it copies in a second while clients are active; 0: clients do not
+  /// count; not set: as much as fits into half of the time.
+  public var minRateKiB: UInt32?
+  /// `resync-after`: the resource that is to be in sync before.
+  public var resyncAfter: String?
 
   /// The defaults.
   public init() {}

@@ -236,6 +236,8 @@ struct ResourceSection: Sendable {
     try checkHosts()
     let net = try sections.netWithProtocol().merged(over: try common.netWithProtocol())
     let options = sections.options.merged(over: common.options)
+    let disk = sections.disk.merged(over: common.disk)
+    usage.resyncOrder.add(name.text, disk)
     let ids = try nodeIDs()
     var configurations: [HostConfiguration] = []
     for (host, id) in zip(hosts, ids) {
@@ -243,7 +245,7 @@ struct ResourceSection: Sendable {
     }
     var result = ResourceConfiguration(
       name: name.text, net: try NetOptions(net),
-      disk: try DiskOptions(sections.disk.merged(over: common.disk)),
+      disk: try DiskOptions(disk),
       options: try ResourceOptions(options, hostCount: hosts.count), hosts: configurations,
       file: keyword.position.file, line: keyword.position.line)
     let handlers = sections.handlers.merged(over: common.handlers)

@@ -167,7 +167,9 @@ extension Vocabulary {
     "rdma-ctrl-sndbuf-size": .warning("\(noEffect): there is no RDMA"),
   ]
 
-  static let disk = Vocabulary(section: "disk", used: ["io-engine"], verdicts: diskVerdicts)
+  static let disk = Vocabulary(
+    section: "disk", used: ["io-engine", "al-extents", "c-max-rate", "c-min-rate", "resync-after"],
+    verdicts: diskVerdicts)
 
   private static let alwaysFlushes = "\(noEffect): flushes are always done where a client asks"
 
@@ -183,10 +185,7 @@ extension Vocabulary {
     "md-flushes": .warnedUnless(["yes"], "\(noEffect): metadata is always flushed", known: yesOrNo),
     "resync-rate": .warning(adaptive), "rate": .warning(adaptive),
     "c-plan-ahead": .warning(adaptive), "c-delay-target": .warning(adaptive),
-    "c-fill-target": .warning(adaptive), "c-max-rate": .warning(adaptive),
-    "c-min-rate": .warning(adaptive),
-    "resync-after": .warning("\(noEffect) yet: resources resync side by side"),
-    "al-extents": .warning("\(noEffect): the activity log has a fixed size"),
+    "c-fill-target": .warning(adaptive),
     "al-updates": .warnedUnless(
       ["yes"], "\(noEffect): the activity log is always kept", known: yesOrNo),
     "discard-zeroes-if-aligned": .warning(noEffect),

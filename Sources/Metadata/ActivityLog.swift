@@ -22,6 +22,8 @@
 ///    `encodeTransaction` gives at `transactionOffset`, durably; then call `transactionWritten`,
 ///    and look again at what waits.
 ///
+/// Extents that nobody writes to any more leave by themselves: `ActivityLog+Cooling`.
+///
 /// Invariants:
 /// - nothing is allocated after `init`;
 /// - an extent is hot in memory only after the transaction that says so is on the disk;
@@ -63,6 +65,10 @@ public struct ActivityLog: ~Copyable {
     var pins: UInt32 = 0
     var slot: UInt32 = ActivityLog.nothing
     var state = State.free
+    /// Whether it is in `spent`, not in `idle`.
+    var isSpent = false
+    /// When the last write to it ended, by `clockMs`.
+    var restedAt: UInt32 = 0
     /// Flushes that had begun when the last write to it ended.
     var epoch: UInt64 = 0
     /// Neighbours in the list of its state: free, queued, or hot without pins.
@@ -119,32 +125,47 @@ public struct ActivityLog: ~Copyable {
   /// A transaction was planned and is not on the disk yet.
   public private(set) var isTransactionUnderWay = false
 
-  private let entries: UnsafeMutablePointer<Entry>
-  /// Entry of each slot.
-  private let slots: UnsafeMutablePointer<UInt32>
+  let entries: UnsafeMutablePointer<Entry>
+  /// Entry of each slot; `nothing` for an empty one.
+  let slots: UnsafeMutablePointer<UInt32>
   private let buckets: UnsafeMutablePointer<UInt32>
   private let bucketShift: UInt64
-  /// Slots below this one are in use. A slot that was used is never empty again.
+  /// Slots from this one on were never used.
   private var slotsUsed = 0
+  /// Slots below `slotsUsed` that are empty again, as the disk knows.
+  private let emptySlots: UnsafeMutablePointer<UInt32>
+  private var emptyCount = 0
   private var free = List()
   private var queue = List()
   /// Hot and without pins, the one written least recently first; epochs rise along the list.
-  private var idle = List()
+  var idle = List()
+  /// The same for extents that a resync has done with.
+  var spent = List()
   /// Sum of all pins.
   private var pinned = 0
-  private var flushesBegun: UInt64 = 0
-  private var flushedThrough: UInt64 = 0
+  private(set) var flushesBegun: UInt64 = 0
+  private(set) var flushedThrough: UInt64 = 0
 
-  /// Slots that the transaction under way fills.
-  private let joining: UnsafeMutablePointer<UInt32>
+  /// Slots that the transaction under way changes: first those it fills, then those it empties.
+  private let changing: UnsafeMutablePointer<UInt32>
   private var joiningCount = 0
+  private var emptyingCount = 0
   /// Extents that the transaction under way takes out.
   private let leavingExtents: UnsafeMutablePointer<UInt32>
   /// How many extents the transaction under way takes out.
   public private(set) var leavingCount = 0
 
+  /// The caller's clock, set before anything else is asked. Wraps around after 49 days.
+  public var clockMs: UInt32 = 0
+  /// When extents leave by themselves.
+  public var cooling: Cooling
+
   /// An empty log for run `run` of the metadata `deviceID`. About 100 bytes a slot.
-  public init(slotCount: Int = defaultSlotCount, deviceID: UInt64, run: UInt64) {
+  ///
+  /// - Parameter extentCount: extents of the volume, a bit of memory each; 0 where nothing cools.
+  public init(
+    slotCount: Int = defaultSlotCount, deviceID: UInt64, run: UInt64, extentCount: Int = 0
+  ) {
     precondition(Self.slotCounts.contains(slotCount), "the configuration bounds al-extents")
     self.slotCount = slotCount
     self.deviceID = deviceID
@@ -159,10 +180,13 @@ public struct ActivityLog: ~Copyable {
     bucketShift = 64 - bucketBits
     unsafe buckets = .allocate(capacity: 1 << bucketBits)
     unsafe buckets.initialize(repeating: Self.nothing, count: 1 << bucketBits)
-    unsafe joining = .allocate(capacity: Self.entriesPerTransaction)
-    unsafe joining.initialize(repeating: 0, count: Self.entriesPerTransaction)
+    unsafe emptySlots = .allocate(capacity: slotCount)
+    unsafe emptySlots.initialize(repeating: 0, count: slotCount)
+    unsafe changing = .allocate(capacity: Self.entriesPerTransaction)
+    unsafe changing.initialize(repeating: 0, count: Self.entriesPerTransaction)
     unsafe leavingExtents = .allocate(capacity: Self.entriesPerTransaction)
     unsafe leavingExtents.initialize(repeating: 0, count: Self.entriesPerTransaction)
+    cooling = Cooling(extentCount: extentCount)
     for index in 0..<capacity { unsafe free.append(UInt32(index), entries) }
   }
 
@@ -170,7 +194,8 @@ public struct ActivityLog: ~Copyable {
     unsafe entries.deallocate()
     unsafe slots.deallocate()
     unsafe buckets.deallocate()
-    unsafe joining.deallocate()
+    unsafe emptySlots.deallocate()
+    unsafe changing.deallocate()
     unsafe leavingExtents.deallocate()
   }
 
@@ -191,13 +216,14 @@ extension ActivityLog {
     let extents = Self.extents(of: range)
     guard pinned + extents.count <= slotCount else { return .full }
     pinned += extents.count
+    cooling.touches += 1
     var isHot = true
     for number in extents {
       let extent = UInt32(number)
       let index = find(extent) ?? enqueue(extent)
       let entry = unsafe entries[Int(index)]
       if entry.state == .hot {
-        if entry.pins == 0 { unsafe idle.remove(index, entries) }
+        if entry.pins == 0 { leaveRest(index) }
       } else {
         isHot = false
       }
@@ -217,7 +243,9 @@ extension ActivityLog {
   }
 
   /// Lets go of a range that `touch` held: its write has ended everywhere, or was given up.
-  public mutating func unpin(_ range: ByteRange) {
+  ///
+  /// - Parameter isSpent: a resync is done with the range, and nobody is expected to write it soon.
+  public mutating func unpin(_ range: ByteRange, isSpent: Bool = false) {
     let extents = Self.extents(of: range)
     pinned -= extents.count
     for extent in extents {
@@ -227,7 +255,7 @@ extension ActivityLog {
       unsafe entries[Int(index)].pins = entry.pins - 1
       guard entry.pins == 1 else { continue }
       switch entry.state {
-      case .hot: rest(index)
+      case .hot: rest(index, isSpent: isSpent)
       case .queued:
         unsafe queue.remove(index, entries)
         forget(index)
@@ -247,9 +275,24 @@ extension ActivityLog {
   }
 
   /// Puts a hot extent without pins at the end of those that may leave.
-  private mutating func rest(_ index: UInt32) {
+  private mutating func rest(_ index: UInt32, isSpent: Bool = false) {
     unsafe entries[Int(index)].epoch = flushesBegun
-    unsafe idle.append(index, entries)
+    unsafe entries[Int(index)].restedAt = clockMs
+    unsafe entries[Int(index)].isSpent = isSpent
+    if isSpent {
+      unsafe spent.append(index, entries)
+    } else {
+      unsafe idle.append(index, entries)
+    }
+  }
+
+  /// Takes an extent out of the list of those that may leave.
+  mutating func leaveRest(_ index: UInt32) {
+    if unsafe entries[Int(index)].isSpent {
+      unsafe spent.remove(index, entries)
+    } else {
+      unsafe idle.remove(index, entries)
+    }
   }
 
   private mutating func enqueue(_ extent: UInt32) -> UInt32 {
@@ -264,6 +307,7 @@ extension ActivityLog {
     unsafe entries[Int(index)].chained = buckets[bucket]
     unsafe buckets[bucket] = index
     unsafe queue.append(index, entries)
+    cooling.heated(extent)
     return index
   }
 
@@ -302,11 +346,14 @@ extension ActivityLog {
 // MARK: - Making extents hot
 
 extension ActivityLog {
-  /// Extents wait for a slot that no extent may leave before the data disk is flushed; and no flush
-  /// has begun since their last writes ended.
+  /// Extents wait for a slot that no extent may leave before the data disk is flushed, or some are
+  /// to cool; and no flush has begun since their last writes ended.
   public var wantsFlush: Bool {
-    guard queue.count > 0, slotsUsed == slotCount, idle.count > 0 else { return false }
-    return unsafe entries[Int(idle.first)].epoch >= flushesBegun
+    if let index = nextToCool(), unsafe entries[Int(index)].epoch >= flushesBegun { return true }
+    guard queue.count > 0, emptyCount == 0, slotsUsed == slotCount else { return false }
+    let index = spent.count > 0 ? spent.first : idle.first
+    guard index != Self.nothing else { return false }
+    return unsafe entries[Int(index)].epoch >= flushesBegun
   }
 
   /// A flush of the data disk begins. What it covers is known by the number returned.
@@ -321,10 +368,12 @@ extension ActivityLog {
     flushedThrough = max(flushedThrough, number)
   }
 
-  /// Gives slots to extents that wait, in their order; `false` when none waits or none can get one.
+  /// Gives slots to extents that wait, in their order, and takes those from extents that cool;
+  /// `false` when there is nothing that can be done.
   public mutating func planTransaction() -> Bool {
     precondition(!isTransactionUnderWay, "one transaction at a time")
     joiningCount = 0
+    emptyingCount = 0
     leavingCount = 0
     while joiningCount < updateLimit, queue.count > 0 {
       let index = queue.first
@@ -333,10 +382,19 @@ extension ActivityLog {
       unsafe entries[Int(index)].state = .joining
       unsafe entries[Int(index)].slot = slot
       unsafe slots[Int(slot)] = index
-      unsafe joining[joiningCount] = slot
+      unsafe changing[joiningCount] = slot
       joiningCount += 1
     }
-    guard joiningCount > 0 else { return false }
+    while joiningCount + emptyingCount < updateLimit, let index = nextToCool() {
+      guard unsafe entries[Int(index)].epoch < flushedThrough else { break }
+      let entry = unsafe entries[Int(index)]
+      if !entry.isSpent { cooling.cooled(entry.extent) }
+      let slot = leave(index)
+      unsafe slots[Int(slot)] = Self.nothing
+      unsafe changing[joiningCount + emptyingCount] = slot
+      emptyingCount += 1
+    }
+    guard joiningCount + emptyingCount > 0 else { return false }
     sequence += 1
     isTransactionUnderWay = true
     return true
@@ -344,15 +402,25 @@ extension ActivityLog {
 
   /// An empty slot, or that of the extent written least recently, which leaves.
   private mutating func takeSlot() -> UInt32? {
+    if emptyCount > 0 {
+      emptyCount -= 1
+      return unsafe emptySlots[emptyCount]
+    }
     if slotsUsed < slotCount {
       slotsUsed += 1
       return UInt32(slotsUsed - 1)
     }
-    let index = idle.first
-    guard index != Self.nothing else { return nil }
+    let index = spent.count > 0 ? spent.first : idle.first
+    guard index != Self.nothing, unsafe entries[Int(index)].epoch < flushedThrough else {
+      return nil
+    }
+    return leave(index)
+  }
+
+  /// Takes an extent out with the transaction that is planned, and returns its slot.
+  private mutating func leave(_ index: UInt32) -> UInt32 {
     let entry = unsafe entries[Int(index)]
-    guard entry.epoch < flushedThrough else { return nil }
-    unsafe idle.remove(index, entries)
+    leaveRest(index)
     forget(index)
     unsafe leavingExtents[leavingCount] = entry.extent
     leavingCount += 1
@@ -375,41 +443,48 @@ extension ActivityLog {
   public mutating func transactionWritten() {
     precondition(isTransactionUnderWay, "no transaction was planned")
     isTransactionUnderWay = false
-    leavingCount = 0
     for position in 0..<joiningCount {
-      let index = unsafe slots[Int(joining[position])]
+      let index = unsafe slots[Int(changing[position])]
       unsafe entries[Int(index)].state = .hot
       if unsafe entries[Int(index)].pins == 0 { rest(index) }
     }
+    for position in joiningCount..<joiningCount + emptyingCount {
+      unsafe emptySlots[emptyCount] = changing[position]
+      emptyCount += 1
+    }
+    leavingCount = 0
     joiningCount = 0
+    emptyingCount = 0
   }
 
   /// How many extents wait for a transaction.
   public var waitingCount: Int { queue.count + joiningCount }
   /// How many extents are hot.
-  public var hotCount: Int { slotsUsed - joiningCount }
+  public var hotCount: Int { slotsUsed - emptyCount - emptyingCount - joiningCount }
   /// The sum of all extents held by `touch`.
   public var heldCount: Int { pinned }
 
   /// The hot extents in order. Allocates: for status and tests.
   public var hotExtents: [UInt32] {
     (0..<slotsUsed).compactMap { slot -> UInt32? in
+      guard unsafe slots[slot] != Self.nothing else { return nil }
       let entry = unsafe entries[Int(slots[slot])]
       return entry.state == .hot ? entry.extent : nil
     }.sorted()
   }
 
-  /// Extents that the transaction under way makes hot, and their slots.
+  /// Slots that the transaction under way changes, and the extents in them then; `nothing` where
+  /// it leaves a slot empty.
   func update(_ position: Int) -> (slot: UInt32, extent: UInt32) {
-    let slot = unsafe joining[position]
-    return unsafe (slot, entries[Int(slots[Int(slot)])].extent)
+    let slot = unsafe changing[position]
+    return (slot, extent(inSlot: Int(slot)) ?? Self.nothing)
   }
 
-  var updateCount: Int { joiningCount }
+  var updateCount: Int { joiningCount + emptyingCount }
 
-  /// The extent in `slot`; `nil` while the slot was never used.
+  /// The extent in `slot`; `nil` while the slot is empty.
   func extent(inSlot slot: Int) -> UInt32? {
-    guard slot < slotsUsed else { return nil }
+    guard slot < slotsUsed, unsafe slots[slot] != Self.nothing else { return nil }
     return unsafe entries[Int(slots[slot])].extent
   }
 }

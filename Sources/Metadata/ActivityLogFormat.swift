@@ -15,12 +15,13 @@
 ///        33     entries in this sector, 0 ... 78
 ///        34-35  slots of the log
 ///        36-39  0
-///        40-507 78 entries of 6 bytes: 0-1 slot, 2-5 extent in it from now on; rest 0
+///        40-507 78 entries of 6 bytes: 0-1 slot, 2-5 extent in it from now on, or FFFFFFFF
+///               where the slot is empty from now on; rest 0
 ///       508-511 0
 /// ```
 /// A transaction carries its changes and, as context, the next `(slots + 254) / 255` slots in
-/// rotation. Any 255 transactions in a row thus name every slot that was ever used, so the block
-/// that is being overwritten is not needed.
+/// rotation, empty ones left out. Any 255 transactions in a row thus name every slot in use, so the
+/// block that is being overwritten is not needed.
 import BlockTypes
 import CChecksum
 

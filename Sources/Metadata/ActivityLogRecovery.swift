@@ -59,13 +59,13 @@ struct RingReader {
     var slots: [UInt16: UInt32] = [:]
     for number in oldest..<newest {
       for position in Self.positions(number + 1) {
-        try read(position) { slot, extent in slots[slot] = extent }
+        try read(position) { slot, extent in slots[slot] = Self.isNone(extent) ? nil : extent }
       }
     }
     var extents = Set(slots.values)
     if isTorn {
       for position in Self.positions(highest) where sectors[position] == .transaction(highest) {
-        try read(position) { _, extent in extents.insert(extent) }
+        try read(position) { _, extent in if !Self.isNone(extent) { extents.insert(extent) } }
       }
     }
     return extents.sorted()
@@ -76,6 +76,9 @@ struct RingReader {
     let block = Int((number - 1) % UInt64(ActivityLog.ringCount))
     return block * ActivityLog.sectorCount..<(block + 1) * ActivityLog.sectorCount
   }
+
+  /// Whether an entry says that its slot is empty.
+  private static func isNone(_ extent: UInt32) -> Bool { extent == ActivityLog.nothing }
 
   private func isWhole(_ number: UInt64, _ sectors: [ActivityLogSector]) -> Bool {
     Self.positions(number).allSatisfy { sectors[$0] == .transaction(number) }
@@ -157,7 +160,8 @@ struct RingReader {
       let place = start + ActivityLog.headerBytes + entry * ActivityLog.entryBytes
       let slot: UInt16 = unsafe ring.bigEndian(at: place)
       let extent: UInt32 = unsafe ring.bigEndian(at: place + 2)
-      guard slot < slots, UInt64(extent) * ActivityLog.extentBytes < volumeBytes else {
+      let isInside = UInt64(extent) * ActivityLog.extentBytes < volumeBytes
+      guard slot < slots, isInside || Self.isNone(extent) else {
         throw .badEntry(slot: UInt32(slot), extent: extent)
       }
       body(slot, extent)

@@ -41,6 +41,9 @@ extension NodeLoop {
         .info, "\(name): new generation \(generation.number):\(hexadecimal(generation.id))")
     case .resyncDone(let index, let blocks):
       options.log(.info, "\(peer(index)): Resync done (\(blocks * blockSize / 1024) KiB)")
+    case .resyncPaused(let index):
+      let state = unsafe volume.pointee.replica.status(ofPeer: index)
+      options.log(.info, "\(peer(index)): resync-suspended( \(state.resyncSuspended) )")
     case .verifyStarted(let index, _), .outOfSync(let index, _), .verifyEnded(let index, _):
       logVerify(peer(index), note)
     case .diskError(_, let errno):

@@ -74,8 +74,17 @@ extension NodeLoop {
         "\(progress.isComplete ? "done" : "stopped") at sector "
         + "\(progress.position / sectorSize), \(progress.blocksFound) blocks differ"
       return "change peer-device \(key(slot, peer)) volume:0" + quotedItem("verify", text)
+    case .resyncPaused(let peer): return pauseLine(slot, peer)
     case .newGeneration, .resyncDone, .diskError, .protocolError, .verifyStarted: return nil
     }
+  }
+
+  /// A resync goes on, or rests, and on whose wish.
+  private func pauseLine(_ slot: Int, _ peer: Int) -> String? {
+    guard let volume = unsafe volumes[slot] else { return nil }
+    let state = unsafe volume.pointee.replica.status(ofPeer: peer)
+    return "change peer-device \(key(slot, peer)) volume:0 "
+      + "replication:\(state.statusName.rawValue) resync-suspended:\(state.resyncSuspended)"
   }
 
   private func helperKey(_ slot: Int, _ peer: Int, _ call: HandlerCall) -> String {

@@ -15,7 +15,8 @@ extension NodeLoop {
     case .replication(let peer, .syncTarget, .established):
       handlerIsDue(slot, peer, .afterResyncTarget)
     case .role, .disk, .connection, .replication, .peerDisk, .peerRole, .decision,
-      .newGeneration, .resyncDone, .diskError, .protocolError, .verifyStarted, .outOfSync,
+      .newGeneration, .resyncDone, .resyncPaused, .diskError, .protocolError, .verifyStarted,
+      .outOfSync,
       .verifyEnded:
       break
     }

@@ -229,6 +229,7 @@ extension NodeLoop {
       node: host.nodeID, resource: configuration.name, peers: peers.map(\.nodeID),
       instance: options.instance)
     replica.apply(configuration.net, on: options.node)
+    replica.apply(configuration.disk)
     replica.apply(handlers: configuration.handlers)
     replica.unixSecondsAtZero = unixSeconds() - reactor.now.nanoseconds / 1_000_000_000
     seed = seed &* 6_364_136_223_846_793_005 &+ UInt64(slot) &+ 1
@@ -377,6 +378,7 @@ extension ResourceConfiguration {
     guard !hosts.isEmpty, hosts.count <= Superblock.peerSlotLimit else { return false }
     guard Set(hosts.map(\.nodeID)).count == hosts.count else { return false }
     guard Set(hosts.map(\.name)).count == hosts.count else { return false }
+    guard ActivityLog.slotCounts.contains(Int(disk.activityLogExtents)) else { return false }
     return net.koCount > 0 && net.timeoutTenths > 0 && net.pingTimeoutTenths > 0
       && net.pingIntervalSeconds > 0 && net.connectIntervalSeconds > 0
   }

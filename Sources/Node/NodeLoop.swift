@@ -154,6 +154,7 @@ struct NodeLoop: ~Copyable {
   /// What a turn ends with: roles may have changed, commands may have ended.
   private mutating func endTurn() {
     while let notice = server.nextNotice() { options.log(.info, "nbd: \(notice)") }
+    orderResyncs()
     for slot in 0..<volumeEnd {
       guard let volume = unsafe volumes[slot] else { continue }
       if unsafe volume.pointee.needsAttention {

@@ -11,7 +11,9 @@ extension Volume {
     case .netOptions:
       configuration.net = new.net
       replica.options.apply(new.net, on: host.name)
-    case .diskOptions: configuration.disk = new.disk
+    case .diskOptions:
+      configuration.disk = new.disk
+      replica.options.apply(new.disk)
     case .resourceOptions:
       configuration.options = new.options
       configuration.handlers = new.handlers
@@ -46,6 +48,13 @@ extension ReplicaOptions {
       case .retryConnect: .retryConnect
       case .callPrimaryLost: .callPrimaryLost
       }
+  }
+
+  /// Takes a `disk` section. The size of the activity log counts from the next attach on.
+  mutating func apply(_ disk: DiskOptions) {
+    activityLogSlots = Int(disk.activityLogExtents)
+    resyncBytesPerSecondMost = UInt64(disk.maxRateKiB) * 1024
+    resyncBytesPerSecondBusy = disk.minRateKiB.map { UInt64($0) * 1024 }
   }
 
   /// Takes what the core has to know about handlers.

@@ -80,6 +80,7 @@ extension Volume {
     device.outOfSync = state.blocksOutOfSync * blockSize / 1024
     device.pending = UInt64(state.outstanding)
     device.base = state.base?.status
+    device.resyncSuspended = state.resyncSuspended
     addSyncDetails(&device, state, now)
     addVerifyDetails(&device, state, now)
     connection.peerDevices = [device]
@@ -181,8 +182,18 @@ extension ConnectionState {
 }
 
 extension PeerStatus {
+  /// Who wants a resync to rest, in DRBD's words: `user` and `dependency` (`resync-after`) are of
+  /// this node.
+  var resyncSuspended: String {
+    var reasons: [String] = []
+    if isPausedHere { reasons.append("user") }
+    if isPausedByPeer || peerWaitsForResync { reasons.append("peer") }
+    if waitsForResync { reasons.append("dependency") }
+    return reasons.isEmpty ? "no" : reasons.joined(separator: ",")
+  }
+
   var statusName: ReplicationStateName {
-    guard isPausedHere || isPausedByPeer else { return replication.statusName }
+    guard resyncSuspended != "no" else { return replication.statusName }
     return switch replication {
     case .syncSource: .pausedSyncSource
     case .syncTarget: .pausedSyncTarget

@@ -191,12 +191,10 @@ struct Volume: ~Copyable {
 
   /// Whether a range is read as zeroes: then only that is told to the peer.
   @unsafe private func isZero(_ memory: UnsafeMutableRawBufferPointer, _ count: Int) -> Bool {
-    var offset = 0
-    while offset < count {
-      guard unsafe memory.load(fromByteOffset: offset, as: UInt64.self) == 0 else { return false }
-      offset += 8
-    }
-    return true
+    guard count > 8, let base = memory.baseAddress else { return false }
+    guard unsafe memory.load(as: UInt64.self) == 0 else { return false }
+    // Each byte is equal to the one 8 bytes before it: as fast as the C library compares.
+    return unsafe memcmp(base, base + 8, count - 8) == 0
   }
 
   // MARK: Effects

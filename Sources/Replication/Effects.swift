@@ -70,6 +70,8 @@ public enum Note: Equatable, Sendable, BitwiseCopyable {
   case handler(peer: Int, HandlerCall)
   case newGeneration(Generation)
   case resyncDone(peer: Int, blocks: UInt64)
+  /// Whether the resync rests, or on whose wish, may have changed.
+  case resyncPaused(peer: Int)
   /// An online verify began with this range.
   case verifyStarted(peer: Int, ByteRange)
   /// A verify found that the two replicas differ in this range.

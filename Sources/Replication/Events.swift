@@ -89,6 +89,8 @@ public enum Event: Sendable, BitwiseCopyable {
   /// The connection broke, or sent something that is not a message.
   case closed(ConnectionID)
   case command(Command, token: UInt64)
+  /// Whether another resource is to resync before this one.
+  case resyncOrder(mustWait: Bool)
   /// Time has come to `nextDeadline`.
   case tick
 }

@@ -105,6 +105,9 @@ struct Peer: BitwiseCopyable {
 
   // Resync. Which blocks are left, the peer's bitmap in `Replica.bitmaps` says.
   var pullCursor: UInt64 = 0
+  /// Target: parts of the volume whose extents are held hot, for what is asked for now and next.
+  var heldNow: ByteRange?
+  var heldNext: ByteRange?
   var pullsInFlight = 0
   var syncBlocksTotal: UInt64 = 0
   var syncStarted = Instant(nanoseconds: 0)
@@ -114,6 +117,8 @@ struct Peer: BitwiseCopyable {
   var retryPullsAt = Instant.never
   var isPausedHere = false
   var isPausedByPeer = false
+  /// The peer has another resource to resync first.
+  var peerWaitsForResync = false
   /// Source: everything is sent and `base` is being cleared; target: everything is written.
   var finishVersion: UInt64?
   var syncDoneSent = false

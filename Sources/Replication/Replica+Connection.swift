@@ -251,6 +251,7 @@ extension Replica {
     peers[slot].syncReadySent = false
     peers[slot].startSweep = nil
     peers[slot].isPausedByPeer = false
+    peers[slot].peerWaitsForResync = false
     peers[slot].retryPullsAt = .never
     peers[slot].pullsInFlight = 0
     peers[slot].finishVersion = nil
@@ -267,6 +268,7 @@ extension Replica {
     let old = peers[slot].replication
     guard old != new else { return }
     peers[slot].replication = new
+    if old == .syncTarget { letGoOfExtents(slot) }
     effects.push(.note(.replication(peer: slot, from: old, to: new)))
   }
 

@@ -49,8 +49,7 @@ extension Replica {
   public mutating func attach(
     _ block: Superblock, hot: ActivityLogRecovery, token: UInt64, at now: Instant, entropy: UInt64
   ) {
-    self.now = now
-    self.entropy = entropy
+    begin(now, entropy)
     attach(block, hot, token)
     finishStep()
   }
@@ -116,11 +115,14 @@ extension Replica {
 
   /// A new run of the log. It voids the one before, whose hot extents must be marked on disk first.
   private mutating func beginLog(_ block: Superblock) {
+    let bytes = block.volumeBytes * options.activityLogScale
     log = ActivityLog(
-      slotCount: ActivityLog.slotCount(
-        wanted: options.activityLogSlots,
-        volumeBytes: block.volumeBytes * options.activityLogScale),
-      deviceID: block.deviceID, run: block.activityLogRun + 1)
+      slotCount: ActivityLog.slotCount(wanted: options.activityLogSlots, volumeBytes: bytes),
+      deviceID: block.deviceID, run: block.activityLogRun + 1,
+      extentCount: Int(bytes / ActivityLog.extentBytes) + 1)
+    log.cooling.patienceLeastMs = options.coolAfterMs
+    log.cooling.pauseMs = options.coolAfterMs / 2
+    log.clockMs = UInt32(truncatingIfNeeded: now.nanoseconds / 1_000_000)
     logState = .preparing
     var isDurable = true
     for slot in 0..<peers.count where !bitmaps[slot].isDurable && !peers[slot].isFull {

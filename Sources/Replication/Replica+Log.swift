@@ -7,7 +7,8 @@
 /// ```
 /// Every write holds its extents until it has ended everywhere. After a crash all hot extents are
 /// marked for every peer, so marks in memory need not be on the disk while an extent is hot. Before
-/// an extent leaves, its writes are flushed and its marks written.
+/// an extent leaves, its writes are flushed and its marks written. Those that nobody writes to
+/// leave by themselves after a while.
 ///
 /// The log of an attachment has a number of its own (its run), which is durable before the first
 /// transaction and after the marks that the log before it stood for.
@@ -37,35 +38,101 @@ extension Replica {
 
   /// Whether the extents of a change can be held now. If not, it waits for others to end.
   func canLog(_ request: Request) -> Bool {
-    guard request.operation.changesData, logState != .off else { return true }
+    guard request.operation.changesData, logState != .off, !request.holdsLog else { return true }
+    return UInt64(log.heldCount) + extentCount(request) <= UInt64(log.slotCount)
+  }
+
+  private func extentCount(_ request: Request) -> UInt64 {
     let range = logged(request.range)
-    let extents =
-      (range.end - 1) / ActivityLog.extentBytes - range.start / ActivityLog.extentBytes + 1
-    return UInt64(log.heldCount) + extents <= UInt64(log.slotCount)
+    return (range.end - 1) / ActivityLog.extentBytes - range.start / ActivityLog.extentBytes + 1
+  }
+
+  /// Holds the extents of a range that a resync asks for, so that they are hot when the data comes.
+  mutating func heatAhead(_ id: SlotID) {
+    guard logState != .off, options.sabotage != .skipLog else { return }
+    holdNextPart(Int(requests[id].peer), requests[id].range)
+    guard mayHold(extentCount(requests[id])) else { return }
+    requests[id].holdsLog = log.touch(logged(requests[id].range)) != .full
+  }
+
+  /// Half of the log is left to others, who may not have to wait for the source.
+  private func mayHold(_ extents: UInt64) -> Bool {
+    UInt64(log.heldCount) + extents <= UInt64(log.slotCount / 2)
+  }
+
+  /// Extents that a resync makes hot with one transaction where nearly all is to be copied: each by
+  /// itself would cost a flush of the disk every 4 MiB.
+  private static var extentsHeldAtOnce: UInt64 { 16 }
+
+  /// Holds the next part of the volume when `range` is near its begin, and lets go of what is done.
+  private mutating func holdNextPart(_ slot: Int, _ range: ByteRange) {
+    let extentBytes = ActivityLog.extentBytes / options.activityLogScale
+    let length = extentBytes * Self.extentsHeldAtOnce
+    if let now = peers[slot].heldNow, range.end < now.end - length / 2, now.contains(range) {
+      return
+    }
+    if let next = peers[slot].heldNext {
+      guard range.start >= next.start else { return }
+      letGo(peers[slot].heldNow)
+      peers[slot].heldNow = next
+      peers[slot].heldNext = nil
+    }
+    guard let volumeBytes = superblock?.volumeBytes, mayHold(Self.extentsHeldAtOnce) else { return }
+    let start = max(peers[slot].heldNow?.end ?? 0, range.start / extentBytes * extentBytes)
+    let end = min(start + length, volumeBytes)
+    guard start + length / 2 < end else { return }
+    let part = ByteRange(start: start, end: end)
+    let marked = bitmaps[slot].setCount(in: start / blockSize..<end / blockSize) * blockSize
+    guard marked > part.length / 2, log.touch(logged(part)) != .full else { return }
+    if peers[slot].heldNow == nil {
+      peers[slot].heldNow = part
+    } else {
+      peers[slot].heldNext = part
+    }
+  }
+
+  private mutating func letGo(_ part: ByteRange?) {
+    if let part { log.unpin(logged(part), isSpent: true) }
+  }
+
+  /// The resync ends, or is given up.
+  mutating func letGoOfExtents(_ slot: Int) {
+    letGo(peers[slot].heldNow)
+    letGo(peers[slot].heldNext)
+    peers[slot].heldNow = nil
+    peers[slot].heldNext = nil
   }
 
   /// Holds the extents of a change; `false` when it has to wait for the log.
   mutating func enterLog(_ id: SlotID) -> Bool {
     guard requests[id].operation.changesData else { return true }
     if options.sabotage == .skipLog { return true }
-    switch log.touch(logged(requests[id].range)) {
-    case .hot:
+    let range = logged(requests[id].range)
+    if !requests[id].holdsLog {
+      guard log.touch(range) != .full else { preconditionFailure("asked before, see canLog") }
       requests[id].holdsLog = true
-      return true
-    case .wait:
-      requests[id].holdsLog = true
-      if options.sabotage == .writeBeforeHot { return true }
-      requests[id].phase = .waitingLog
-      waitingLog.push(id)
-      return false
-    case .full: preconditionFailure("asked before, see canLog")
     }
+    if log.isHot(range) || options.sabotage == .writeBeforeHot { return true }
+    requests[id].phase = .waitingLog
+    waitingLog.push(id)
+    return false
   }
 
-  /// Goes on with making extents hot. Called at the end of each step.
+  /// When extents begin to cool.
+  var coolingDeadline: Instant {
+    guard logState == .ready, let left = log.coolingIsDueInMs else { return .never }
+    return now.advanced(milliseconds: UInt64(left))
+  }
+
+  /// Goes on with making extents hot, and cold. Called at the end of each step.
   mutating func continueLog() {
-    guard logState == .ready, log.waitingCount > 0, superblock != nil else { return }
-    if log.wantsFlush, options.sabotage == .skipFlushOfLeaving {
+    guard logState == .ready, superblock != nil else { return }
+    log.continueCooling()
+    guard log.waitingCount > 0 || log.isCooling else { return }
+    let skipsFlush =
+      options.sabotage == .skipFlushOfLeaving
+      || options.sabotage == .coolWithoutFlush && log.isCooling
+    if log.wantsFlush, skipsFlush {
       log.flushCompleted(log.flushBegan())
     }
     if log.wantsFlush, logFlush == nil {
@@ -148,6 +215,10 @@ extension Replica {
   mutating func leaveLog() {
     logState = .off
     versionOfRun = nil
+    for slot in 0..<peers.count {
+      peers[slot].heldNow = nil
+      peers[slot].heldNext = nil
+    }
     for index in 0..<requests.capacity {
       if let id = requests.id(at: index) { requests[id].holdsLog = false }
     }

@@ -155,6 +155,7 @@ extension Replica {
     request.connection = connection
     peers[slot].requestsHere += 1
     cleanFlushIsStale = true
+    lastPeerWriteAt = now
     waiting.push(insert(request))
     if options.sabotage == .answerBeforeApplied { answer(connection, header.id, failed: false) }
     return true

@@ -98,7 +98,7 @@ extension Replica {
       active.insert(request.range, owner: id)
       requests[id].holdsRange = true
     }
-    if request.origin == .resyncServe, !skipsLock { serveBegins() }
+    if request.origin == .resyncServe, !skipsLock { serveBegins(request.range.length) }
     if enterLog(id) { begin(id) }
   }
 
@@ -111,12 +111,19 @@ extension Replica {
     case .client:
       startClientRequest(id, request)
       writeLocally(id, request)
+      if options.sabotage == .releaseLogEarly { releaseLog(id) }
     case .peer, .resyncApply: writeLocally(id, request)
     case .resyncServe, .verifyServe: effects.push(.serve(id, request.range))
     case .verify: verifyRangeIsLocked(id)
     case .resyncPull, .handshakeFlush, .commandFlush, .syncDoneFlush, .cleanFlush, .logFlush:
       preconditionFailure("never waits")
     }
+  }
+
+  private mutating func releaseLog(_ id: SlotID) {
+    guard requests[id].holdsLog else { return }
+    requests[id].holdsLog = false
+    log.unpin(logged(requests[id].range))
   }
 
   /// Ends a request that waited while the disk was lost. A change of a client is counted.
@@ -294,7 +301,10 @@ extension Replica {
 
   mutating func remove(_ id: SlotID) {
     let request = requests[id]
-    if request.holdsLog { log.unpin(logged(request.range)) }
+    if request.holdsLog {
+      let isSpent = request.origin == .resyncApply || request.origin == .resyncPull
+      log.unpin(logged(request.range), isSpent: isSpent)
+    }
     if request.holdsRange { active.remove(owner: id) }
     switch request.origin {
     case .peer, .resyncApply: peers[Int(request.peer)].requestsHere -= 1

@@ -20,22 +20,34 @@ extension Replica {
     peers[slot].wasRefusedBlocks = false
     peers[slot].pullsSingly = false
     peers[slot].retryPullsAt = .never
-    if peers[slot].isPausedHere { tellPause(slot) }
+    progressSweepAt = now.advanced(milliseconds: Self.progressSweepMs)
+    if peers[slot].isPausedHere || waitsForResync { tellPause(slot) }
+  }
+
+  /// What was copied is taken from the bitmap on disk so often: after a crash no more than this is
+  /// copied again. Milliseconds.
+  private static var progressSweepMs: UInt64 { 5_000 }
+
+  /// Blocks were copied.
+  private mutating func keepProgress() {
+    guard now >= progressSweepAt else { return }
+    progressSweepAt = now.advanced(milliseconds: Self.progressSweepMs)
+    _ = wantSweep()
   }
 
   // MARK: Target
 
   mutating func pullMore(_ slot: Int) {
     guard peers[slot].replication == .syncTarget, let connection = peers[slot].connection,
-      let volumeBytes = superblock?.volumeBytes, !peers[slot].isPausedHere,
-      !peers[slot].isPausedByPeer
+      let volumeBytes = superblock?.volumeBytes, !isResting(slot)
     else { return }
-    while peers[slot].pullsInFlight < options.resyncWindow {
+    let request = pullSize
+    while peers[slot].pullsInFlight < request.window {
       guard let block = bitmaps[slot].firstSet(from: BlockIndex(peers[slot].pullCursor)) else {
         guard options.sabotage != .keepPullCursor, beginsAnotherPass(slot) else { return }
         continue
       }
-      let limit = peers[slot].pullsSingly ? 1 : options.resyncRequestBytes / blockSize
+      let limit = peers[slot].pullsSingly ? 1 : request.blocks
       let blocks = bitmaps[slot].runLength(from: block, limit: limit)
       let start = block.offset.bytes
       let range = ByteRange(start: start, end: min(start + blocks * blockSize, volumeBytes))
@@ -46,6 +58,7 @@ extension Replica {
       pull.peer = UInt8(slot)
       pull.connection = connection
       let id = insert(pull)
+      heatAhead(id)
       let header = MessageHeader(
         .resyncRequest, id: id.tag, offset: range.start, length: range.length)
       effects.push(.send(connection, header, .none))
@@ -85,6 +98,7 @@ extension Replica {
       return
     }
     bitmaps[slot].clear(request.range, volumeBytes: volumeBytes)
+    keepProgress()
     let header = MessageHeader(
       .resyncAck, id: request.tag, offset: request.range.start, length: request.range.length)
     effects.push(.send(request.connection, header, .none))
@@ -186,6 +200,7 @@ extension Replica {
     else { return protocolViolation(slot, .resyncAck) }
     gotAnswer(slot)
     bitmaps[slot].clear(requests[id].range, volumeBytes: volumeBytes)
+    keepProgress()
     remove(id)
     finishSourceIfDone(slot)
   }

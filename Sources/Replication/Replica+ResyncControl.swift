@@ -3,9 +3,15 @@
 /// The controller. While no client is active the target's window of requests is served at once:
 /// the link or a disk is the limit. A client is active while it waits for an answer and for 100 ms
 /// after its last request. Then one range at a time is served, and after each the resync rests as
-/// long as that range took, 50 ms at most. So a client's request waits for at most one range of
-/// the resync (1 MiB) on each disk and on the link, and the resync takes at most half of the time;
-/// it never stops. A client's write may pass a range that rests: what is read later is newer.
+/// long as that range took, 50 ms at most. So the resync takes at most half of the time, and never
+/// stops. The target, which sees the writes of clients, asks for short ranges meanwhile: 256 KiB is
+/// what a client's request then waits for, on each disk and on the link. A client's write may pass
+/// a range that rests: what is read later is newer.
+///
+/// Two rates may be configured beside it. `c-max-rate` is never exceeded. `c-min-rate` takes the
+/// place of the half of the time: it is what the resync drops to while clients are active. Both are
+/// kept by the source, which puts off the begin of a range; a range is at most a quarter of a
+/// second long at the rate, so that a slow rate is no silence that the peer takes for death.
 ///
 /// A block that the source cannot read stays marked. The target goes on with the others, asks for
 /// what was refused block by block, and then again every 10 s: a write of a client may have
@@ -14,41 +20,94 @@ import BlockTypes
 import Metadata
 import Wire
 
+/// What a target asks for.
+struct PullSize: BitwiseCopyable {
+  /// Requests under way.
+  var window: Int
+  /// Blocks in each, at most.
+  var blocks: UInt64
+}
+
 extension Replica {
   /// A client counts as active for so long after its last request. Milliseconds.
   private static var activityMs: UInt64 { 100 }
   /// The longest rest between two ranges. Nanoseconds.
   private static var restLimit: UInt64 { 50_000_000 }
+  /// What a rate was not used for is lost after so long; a timer may be so late. Nanoseconds.
+  private static var credit: UInt64 { 20_000_000 }
+  /// The longest that a rate may put off a range: the load may have begun with a long one under
+  /// way. Nanoseconds.
+  private static var debtLimit: UInt64 { 3_000_000_000 }
   /// Pause before unreadable blocks are asked for again. Milliseconds.
   private static var unreadableRetryMs: UInt64 { 10_000 }
 
   private var clientsAreActive: Bool {
     guard role == .primary else { return false }
-    return clientRequests > 0 || now < lastClientAt.advanced(milliseconds: Self.activityMs)
+    return clientRequests > 0 || now < activityEnds
   }
+
+  private var activityEnds: Instant { lastClientAt.advanced(milliseconds: Self.activityMs) }
+
+  /// Whether clients come first now.
+  private var yieldsToClients: Bool { options.resyncBytesPerSecondBusy != 0 && clientsAreActive }
 
   /// Whether the source may begin with another range now.
   var mayServe: Bool {
-    !clientsAreActive || servesActive == 0 && now >= nextServeAt
+    guard now >= servesNotBefore else { return false }
+    return !yieldsToClients || servesActive == 0 && now >= nextServeAt
   }
 
-  mutating func serveBegins() {
+  mutating func serveBegins(_ bytes: UInt64) {
     servesActive += 1
     serveBegan = now
+    if options.resyncBytesPerSecondMost > 0 {
+      servesNotBefore = paced(servesNotBefore, bytes, options.resyncBytesPerSecondMost)
+    }
+    if yieldsToClients, let busy = options.resyncBytesPerSecondBusy {
+      nextServeAt = paced(nextServeAt, bytes, busy)
+    }
+  }
+
+  /// When the next range may begin at a rate, after one of so many bytes that begins now.
+  private func paced(_ last: Instant, _ bytes: UInt64, _ bytesPerSecond: UInt64) -> Instant {
+    let earliest = now.nanoseconds - min(now.nanoseconds, Self.credit)
+    let takes = min(bytes * 1_000_000_000 / bytesPerSecond, Self.debtLimit)
+    return Instant(nanoseconds: max(last.nanoseconds, earliest) + takes)
   }
 
   mutating func serveEnded() {
     servesActive -= 1
-    guard clientsAreActive else { return }
+    guard yieldsToClients, options.resyncBytesPerSecondBusy == nil else { return }
     let took = now.nanoseconds - min(serveBegan.nanoseconds, now.nanoseconds)
     nextServeAt = Instant(nanoseconds: now.nanoseconds + min(took, Self.restLimit))
   }
 
   /// When a range that rests may begin; `.never` when none does.
   var serveDeadline: Instant {
-    guard nextServeAt > now else { return .never }
-    for slot in 0..<peers.count where peers[slot].servesHere > 0 { return nextServeAt }
+    var deadline = servesNotBefore
+    if yieldsToClients {
+      deadline = max(deadline, servesActive == 0 ? nextServeAt : .never)
+      // Clients that do nothing more do not count then.
+      if clientRequests == 0 { deadline = min(deadline, max(servesNotBefore, activityEnds)) }
+    }
+    guard deadline > now else { return .never }
+    for slot in 0..<peers.count where peers[slot].servesHere > servesActive { return deadline }
     return .never
+  }
+
+  /// What the target asks for now: as much as keeps the link busy, or little while the source's
+  /// clients write; never more than a quarter of a second at a rate that was configured.
+  var pullSize: PullSize {
+    var size = PullSize(window: options.resyncWindow, blocks: options.resyncRequestBytes)
+    let most = options.resyncBytesPerSecondMost
+    if most > 0 { size.blocks = min(size.blocks, most / 4) }
+    let busy = options.resyncBytesPerSecondBusy ?? .max
+    if busy != 0, let last = lastPeerWriteAt, now < last.advanced(milliseconds: Self.activityMs) {
+      size.window = min(size.window, options.busyResyncWindow)
+      size.blocks = min(size.blocks, min(options.busyResyncRequestBytes, busy / 4))
+    }
+    size.blocks = max(1, size.blocks / blockSize)
+    return size
   }
 
   // MARK: Unreadable blocks
@@ -90,26 +149,46 @@ extension Replica {
 
   // MARK: Pausing
 
+  /// Whether one of the two sides wants the resync to rest.
+  func isResting(_ slot: Int) -> Bool {
+    waitsForResync || peers[slot].isPausedHere || peers[slot].isPausedByPeer
+      || peers[slot].peerWaitsForResync
+  }
+
   /// `pause-sync` and `resume-sync`: both sides must want it to go on.
   mutating func pauseSync(_ isPaused: Bool, _ token: UInt64) {
     effects.push(.reply(token: token, .done))
     for slot in 0..<peers.count where peers[slot].isPausedHere != isPaused {
       peers[slot].isPausedHere = isPaused
       tellPause(slot)
-      if !isPaused { pullMore(slot) }
+      pullMore(slot)
     }
   }
 
+  /// `resync-after`: another resource of this node is to be in sync before.
+  mutating func orderResync(_ mustWait: Bool) {
+    guard waitsForResync != mustWait else { return }
+    waitsForResync = mustWait
+    for slot in 0..<peers.count {
+      tellPause(slot)
+      pullMore(slot)
+    }
+  }
+
+  /// Bit 0: an administrator has paused it here. Bit 1: another resource comes first.
   mutating func tellPause(_ slot: Int) {
+    effects.push(.note(.resyncPaused(peer: slot)))
     guard peers[slot].state == .connected, let connection = peers[slot].connection else { return }
-    let header = MessageHeader(.syncPause, length: peers[slot].isPausedHere ? 1 : 0)
-    effects.push(.send(connection, header, .none))
+    let reasons: UInt64 = (peers[slot].isPausedHere ? 1 : 0) | (waitsForResync ? 2 : 0)
+    effects.push(.send(connection, MessageHeader(.syncPause, length: reasons), .none))
   }
 
   mutating func receivedPause(_ slot: Int, _ header: MessageHeader) {
-    guard header.length <= 1 else { return protocolViolation(slot, .syncPause) }
-    peers[slot].isPausedByPeer = header.length == 1
-    if header.length == 0 { pullMore(slot) }
+    guard header.length <= 3 else { return protocolViolation(slot, .syncPause) }
+    peers[slot].isPausedByPeer = header.length & 1 != 0
+    peers[slot].peerWaitsForResync = header.length & 2 != 0
+    effects.push(.note(.resyncPaused(peer: slot)))
+    pullMore(slot)
   }
 
   // MARK: Invalidating the peer

@@ -25,6 +25,10 @@ public struct PeerStatus: Equatable, Sendable, BitwiseCopyable {
   public var isPausedHere: Bool
   /// The resync rests, because the peer was told `pause-sync`.
   public var isPausedByPeer: Bool
+  /// The resync rests, because another resource is to resync before it (`resync-after`) here.
+  public var waitsForResync: Bool
+  /// The same on the peer.
+  public var peerWaitsForResync: Bool
   /// When the resync under way began.
   public var syncStarted: Instant
   /// Requests sent and not answered.
@@ -43,6 +47,7 @@ extension Replica {
       replication: peers[slot].replication, role: peers[slot].role, disk: peers[slot].disk,
       blocksOutOfSync: bitmaps[slot].setCount, syncBlocksTotal: peers[slot].syncBlocksTotal,
       isPausedHere: peers[slot].isPausedHere, isPausedByPeer: peers[slot].isPausedByPeer,
+      waitsForResync: waitsForResync, peerWaitsForResync: peers[slot].peerWaitsForResync,
       syncStarted: peers[slot].syncStarted, outstanding: peers[slot].outstanding,
       base: peers[slot].base, verify: verifyProgress(slot))
   }

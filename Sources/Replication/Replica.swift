@@ -45,6 +45,10 @@ public struct ReplicaOptions: Sendable {
   public var bitmapChunkBlocks = BitmapChunk.blockLimit
   /// Resync requests under way: 8 MiB keep a 10 GbE link full at 5 ms.
   public var resyncWindow = 8
+  /// Bytes one resync request covers while clients write: a client waits for one of them.
+  public var busyResyncRequestBytes: UInt64 = 256 << 10
+  /// Resync requests under way while clients write.
+  public var busyResyncWindow = 2
   /// What an online verify makes its digests with; `nil` where none is configured.
   public var verifyAlgorithm: DigestAlgorithm?
   /// Bytes one request of a verify covers: whole blocks, 64 at most. Clients that write to one of
@@ -60,6 +64,14 @@ public struct ReplicaOptions: Sendable {
   public var unixSecondsAtZero: UInt64 = 0
   /// DRBD's `al-extents`: extents of 4 MiB that may be hot.
   public var activityLogSlots = ActivityLog.defaultSlotCount
+  /// Extents that nobody wrote to for so long leave the log. Milliseconds.
+  public var coolAfterMs: UInt32 = 20_000
+  /// DRBD's `c-max-rate`: bytes of the volume that a resync may copy in a second; 0: as many as the
+  /// disks and the link give.
+  public var resyncBytesPerSecondMost: UInt64 = 0
+  /// DRBD's `c-min-rate`: the same while clients are active, where it is set. 0: clients do not
+  /// count. Not set: the resync takes half of the time.
+  public var resyncBytesPerSecondBusy: UInt64?
   /// The log counts bytes of the volume so many times. More than 1 makes its extents smaller, for
   /// the small volumes of the simulator.
   public var activityLogScale: UInt64 = 1
@@ -167,6 +179,14 @@ public struct Replica: ~Copyable {
   var servesActive = 0
   var serveBegan = Instant(nanoseconds: 0)
   var nextServeAt = Instant(nanoseconds: 0)
+  /// No range is begun before, or the resync would go faster than it may.
+  var servesNotBefore = Instant(nanoseconds: 0)
+  /// When the peer's clients wrote last.
+  var lastPeerWriteAt: Instant?
+  /// Another resource is to resync first.
+  public internal(set) var waitsForResync = false
+  /// When what a resync has copied is written to the bitmap on disk next.
+  var progressSweepAt = Instant(nanoseconds: 0)
   var log: ActivityLog
   var logState = LogState.off
   var logIsBeingWritten = false
@@ -210,8 +230,7 @@ public struct Replica: ~Copyable {
   ///   - now: monotonic; never before an earlier step's.
   ///   - entropy: 64 random bits, new for every step.
   public mutating func step(_ event: Event, at now: Instant, entropy: UInt64) {
-    self.now = now
-    self.entropy = entropy
+    begin(now, entropy)
     switch event {
     case .submit(let request): submit(request)
     case .diskCompleted(let id, let result, let buffer): diskCompleted(id, result, buffer)
@@ -224,6 +243,7 @@ public struct Replica: ~Copyable {
     case .accepted(let connection): acceptedConnection(connection)
     case .closed(let connection): connectionClosed(connection)
     case .command(let command, let token): begin(command, token)
+    case .resyncOrder(let mustWait): orderResync(mustWait)
     case .tick: tick()
     }
     finishStep()
@@ -239,10 +259,16 @@ public struct Replica: ~Copyable {
     _ connection: ConnectionID, _ header: MessageHeader, control: UnsafeRawBufferPointer,
     buffer: BufferID, at now: Instant, entropy: UInt64
   ) {
-    self.now = now
-    self.entropy = entropy
+    begin(now, entropy)
     unsafe received(connection, header, control, buffer)
     finishStep()
+  }
+
+  /// What every step begins with.
+  mutating func begin(_ now: Instant, _ entropy: UInt64) {
+    self.now = now
+    self.entropy = entropy
+    log.clockMs = UInt32(truncatingIfNeeded: now.nanoseconds / 1_000_000)
   }
 
   /// What every step ends with: new state may allow commands, waiting requests and metadata.
@@ -282,7 +308,7 @@ public struct Replica: ~Copyable {
 
   /// When the next `tick` is due; `.never` when only events can change anything.
   public var nextDeadline: Instant {
-    var deadline = min(commandDeadline, serveDeadline)
+    var deadline = min(commandDeadline, min(serveDeadline, coolingDeadline))
     for slot in 0..<peers.count { deadline = min(deadline, peers[slot].deadline(options)) }
     for slot in 0..<accepted.count where accepted[slot].connection != nil {
       deadline = min(deadline, accepted[slot].deadline)

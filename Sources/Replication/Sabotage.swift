@@ -52,6 +52,10 @@ public enum Sabotage: UInt8, Sendable, BitwiseCopyable, CaseIterable {
   case leaveBeforePages
   /// Lets extents leave the activity log without flushing what was written to them.
   case skipFlushOfLeaving
+  /// Lets extents cool without flushing what was written to them.
+  case coolWithoutFlush
+  /// Lets go of the extents of a write when it begins.
+  case releaseLogEarly
   /// Marks nothing after a crash.
   case ignoreHotExtents
   /// Begins a new log before the marks that the old one stands for are on the disk.

@@ -151,7 +151,7 @@ extension Cluster {
         history.gaveUp(node.index)
         isBranched = false
       }
-    case .peerRole, .handler, .newGeneration, .resyncDone, .diskError: break
+    case .peerRole, .handler, .newGeneration, .resyncDone, .resyncPaused, .diskError: break
     }
   }
 
@@ -161,7 +161,7 @@ extension Cluster {
     case .decision(_, let decision):
       "decision \(decision.action) by rule \(decision.rule) \(decision.reason)"
     case .role, .disk, .connection, .replication, .peerDisk, .peerRole, .handler, .resyncDone,
-      .diskError, .protocolError, .verifyStarted, .outOfSync, .verifyEnded:
+      .resyncPaused, .diskError, .protocolError, .verifyStarted, .outOfSync, .verifyEnded:
       "\(note)"
     }
   }

@@ -91,6 +91,9 @@ extension Cluster {
     case .pauseSync:
       step(nodes[node], .command(.pauseSync, token: 0))
       lasts(node, kind)
+    case .resyncAfter:
+      step(nodes[node], .resyncOrder(mustWait: true))
+      lasts(node, kind)
     case .switchOver, .demoteAndPromote, .disconnectCommand, .invalidateSecondary,
       .invalidateRemote, .promoteBoth, .carelessPromote:
       administer(kind, primary)
@@ -150,6 +153,7 @@ extension Cluster {
     case .blockBothWays, .isolateAndPromote:
       for index in 0...1 { setBlocked(false, from: index) }
     case .pauseSync: step(nodes[node], .command(.resumeSync, token: 0))
+    case .resyncAfter: step(nodes[node], .resyncOrder(mustWait: false))
     case .slowDisk: nodes[node].slowByNs = 0
     case .readErrors, .writeErrors, .flushErrors: nodes[node].disk.faults = DiskFaults()
     default: break
@@ -165,6 +169,7 @@ extension Cluster {
     operatorState.promoteWhenAlone = nil
     for node in nodes {
       step(node, .command(.resumeSync, token: 0))
+      step(node, .resyncOrder(mustWait: false))
       node.slowByNs = 0
       node.disk.faults = DiskFaults()
       operatorState.disconnectedUntil[node.index] = 0

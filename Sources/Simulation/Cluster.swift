@@ -134,6 +134,9 @@ package final class Cluster {
     core.bitmapChunkBlocks = options.bitmapChunkBlocks
     core.bitmapPageBlocks = pageBlocks
     core.activityLogScale = options.activityLogScale
+    core.coolAfterMs = options.coolAfterMs
+    core.resyncBytesPerSecondMost = options.resyncBytesPerSecondMost
+    core.resyncBytesPerSecondBusy = options.resyncBytesPerSecondBusy
     core.activityLogSlots = ActivityLog.slotCounts.lowerBound
     core.verifyAlgorithm = .crc32c
     core.verifyRequestBytes = min(options.resyncRequestBytes, 64 * blockSize)

@@ -38,6 +38,8 @@ package enum FaultKind: Int, CaseIterable, Sendable {
   case disconnectCommand
   case invalidateSecondary, invalidateRemote
   case pauseSync
+  /// Another resource is to be in sync before.
+  case resyncAfter
   case promoteBoth
   case carelessPromote
   /// The path is blocked and the Secondary is promoted: a split brain, if both write.
@@ -97,6 +99,12 @@ package struct SwarmOptions: Equatable, Sendable {
   package var bitmapChunkBlocks: UInt64 = 64
   /// How much smaller than 4 MiB the extents of the activity log are.
   package var activityLogScale: UInt64 = 512
+  /// Extents that nobody wrote to for so long leave the activity log, in milliseconds.
+  package var coolAfterMs: UInt32 = 20_000
+  /// The core's `c-max-rate` and `c-min-rate` in bytes a second; 0 where the one, `nil` where the
+  /// other is not set.
+  package var resyncBytesPerSecondMost: UInt64 = 0
+  package var resyncBytesPerSecondBusy: UInt64?
   /// The core's `ping-int`, `timeout` and `ko-count`.
   package var pingIntervalMs: UInt64 = 2_000
   package var timeoutMs: UInt64 = 1_000
@@ -153,6 +161,13 @@ package struct SwarmOptions: Equatable, Sendable {
     timeoutMs = [500, 1_000, 6_000][random.index(3)]
     koCount = random.within(1...7)
     activityLogScale = [256, 512, 1_024][random.index(3)]
+    coolAfterMs = [20, 200, 2_000, 20_000][random.index(4)]
+    if random.chance(Ratio(1, of: 4)) {
+      resyncBytesPerSecondMost = random.within(1...64) * 16_384
+    }
+    if random.chance(Ratio(1, of: 4)) {
+      resyncBytesPerSecondBusy = random.within(0...16) * 16_384
+    }
     // A change must fit the activity log at once.
     resyncRequestBytes = min(resyncRequestBytes, ActivityLog.rangeBytesLimit / activityLogScale)
   }
@@ -188,7 +203,9 @@ extension SwarmOptions: CustomStringConvertible {
     \(clientsDuringFirstSync ? "during" : "after") the first sync
       core: ping \(pingIntervalMs) ms, timeout \(timeoutMs) ms x \(koCount), resync \
     \(resyncRequestBytes / 1024) KiB x \(resyncWindow), \(bufferCount) buffers, log extents of \
-    \(4_096 / activityLogScale) KiB
+    \(4_096 / activityLogScale) KiB that cool after \(coolAfterMs) ms, resync rate at most \
+    \(resyncBytesPerSecondMost), with clients \
+    \(resyncBytesPerSecondBusy.map { "\($0)" } ?? "adaptive")
     """
   }
 }

@@ -108,6 +108,27 @@ private let valueErrors = [
     "mistyped engine", oldStyle(2, "  disk { io-engine io-uring; }"), at: "2:20",
     "did you mean 'io_uring'?"),
   BadFile(
+    "too few hot extents", oldStyle(2, "  disk { al-extents 66; }"), at: "2:21",
+    "al-extents 66 out of range [67..65534] extents."),
+  BadFile(
+    "too many hot extents", oldStyle(2, "  disk { al-extents 65535; }"), at: "2:21",
+    "out of range [67..65534]"),
+  BadFile(
+    "rate beyond DRBD's", oldStyle(2, "  disk { c-max-rate 5G; }"), at: "2:21",
+    "c-max-rate 5G out of range [0..4294967296] bytes/s."),
+  BadFile(
+    "rates that contradict", oldStyle(2, "  disk { c-max-rate 1M; c-min-rate 1025; }"), at: "2:25",
+    "c-min-rate 1025 must not be more than c-max-rate 1024 (KiB/s)"),
+  BadFile(
+    "resync after nobody", oldStyle(2, "  disk { resync-after r1; }"), at: "2:23",
+    "resync-after 'r1' is not valid, expected a resource of this configuration"),
+  BadFile(
+    "resync after itself", oldStyle(2, "  disk { resync-after r0; }"), at: "2:23",
+    "resync-after makes a circle: r0 after r0"),
+  BadFile(
+    "resync after a volume", oldStyle(2, "  disk { resync-after r0/1; }"), at: "2:23",
+    "expected RESOURCE or RESOURCE/0"),
+  BadFile(
     "bad policy", oldStyle(2, "  net { after-sb-0pri discard-everything; }"), at: "2:23",
     "after-sb-0pri 'discard-everything' is not valid", "discard-zero-changes"),
   BadFile(

@@ -37,6 +37,9 @@ struct ClusterOptions {
   var link: Link?
   /// Directories of backing disks that are not in the cluster's own, by node.
   var diskDirectories: [String: URL] = [:]
+  /// Resources beside `r0`, each with a `disk` section of its own; their disks are as large. They
+  /// are not brought up.
+  var others: [(name: String, disk: String)] = []
 }
 
 final class Cluster {
@@ -89,7 +92,26 @@ final class Cluster {
       }
 
       """
-    try text.write(to: configuration, atomically: true, encoding: .utf8)
+    let others = try options.others.map {
+      try Self.resource($0.name, disk: $0.disk, options, directory)
+    }
+    try ([text] + others).joined(separator: "\n")
+      .write(to: configuration, atomically: true, encoding: .utf8)
+  }
+
+  /// A resource beside `r0`, with new sparse disks.
+  private static func resource(
+    _ name: String, disk: String, _ options: ClusterOptions, _ directory: URL
+  ) throws -> String {
+    let ports = try freePorts(2)
+    var lines = ["resource \(name) {", "  net { \(options.net) }", "  disk { \(disk) }"]
+    for (id, node) in ["alpha", "beta"].enumerated() {
+      let path = directory.appending(path: "\(name)-\(node).img").path
+      try succeed("truncate", "-s", "\(options.sizeMiB)M", path)
+      lines.append(
+        "  on \(node) { node-id \(id); address 127.0.0.1:\(ports[id]); disk \(path); }")
+    }
+    return (lines + ["}", ""]).joined(separator: "\n")
   }
 
   func peer(of node: ClusterNode) -> ClusterNode { node === alpha ? beta : alpha }

@@ -73,6 +73,30 @@ private func reseal(_ bytes: inout [UInt8], sector: Int) {
     #expect(Array(bytes[0..<4]) == [0xB9, 0x1B, 0x1F, 0x4F])
   }
 
+  /// A slot that is left empty is named with the extent FFFFFFFF, and left out of the context.
+  @Test func encodingOfAnEmptySlotIsStable() {
+    var log = ActivityLog(slotCount: 256, deviceID: device, run: 9)
+    var bytes = [UInt8](repeating: 0, count: ActivityLog.ringBytes)
+    for number: UInt32 in [5, 6] { _ = log.touch(ActivityLog.range(ofExtent: number)) }
+    _ = log.planTransaction()
+    write(&log, into: &bytes)
+    log.unpin(ActivityLog.range(ofExtent: 5))
+    log.clockMs = 20_000
+    log.continueCooling()
+    log.flushCompleted(log.flushBegan())
+    _ = log.planTransaction()
+    write(&log, into: &bytes)
+
+    let second = ActivityLog.transactionBytes
+    #expect(bytes[second + 33] == 1, "the slot of extent 6 is not in this part of the rotation")
+    #expect(Array(bytes[second + 40..<second + 46]) == [0, 0, 255, 255, 255, 255])
+    #expect(
+      bytes.withUnsafeBytes {
+        ActivityLog.recover($0, deviceID: device, run: 9, volumeBytes: 1 << 40)
+      }
+        == .extents([6]))
+  }
+
   @Test func logThatWasNeverWrittenNamesNothing() {
     #expect(recover([UInt8](repeating: 0, count: ActivityLog.ringBytes)) == .none)
   }

@@ -34,7 +34,19 @@ struct ActivityLogModel: ~Copyable {
 
   init(volumeBytes: UInt64, slotCount: Int) {
     self.volumeBytes = volumeBytes
-    log = ActivityLog(slotCount: slotCount, deviceID: Self.deviceID, run: 1)
+    log = Self.log(slotCount, run: 1, volumeBytes)
+  }
+
+  /// A log whose extents cool within a few steps.
+  private static func log(_ slotCount: Int, run: UInt64, _ volumeBytes: UInt64) -> ActivityLog {
+    var log = ActivityLog(
+      slotCount: slotCount, deviceID: deviceID, run: run,
+      extentCount: Int(volumeBytes / ActivityLog.extentBytes) + 1)
+    log.cooling.patienceLeastMs = 40
+    log.cooling.pauseMs = 20
+    // Shortly before it wraps around.
+    log.clockMs = .max - 500
+    return log
   }
 
   static func extents(_ range: ByteRange) -> Range<UInt32> {
@@ -65,7 +77,7 @@ struct ActivityLogModel: ~Copyable {
   /// Ends a write, or gives up one that still waits.
   mutating func end(_ index: Int) {
     let write = writes.remove(at: index)
-    log.unpin(write.range)
+    log.unpin(write.range, isSpent: write.range.start % 3 == 0)
     guard write.isStarted else { return }
     for extent in Self.extents(write.range) {
       let others = writes.contains { $0.isStarted && Self.extents($0.range).contains(extent) }
@@ -90,6 +102,7 @@ struct ActivityLogModel: ~Copyable {
   }
 
   mutating func beginTransaction() {
+    log.continueCooling()
     guard block == nil, log.planTransaction() else { return }
     for index in 0..<log.leavingCount {
       let extent = UInt32(log.leaving(index).start / ActivityLog.extentBytes)
@@ -133,7 +146,7 @@ struct ActivityLogModel: ~Copyable {
   /// The node starts again after a crash, its bitmaps made right.
   mutating func restart(_ ring: [UInt8]) {
     self.ring = ring
-    log = ActivityLog(slotCount: log.slotCount, deviceID: Self.deviceID, run: log.run + 1)
+    log = Self.log(log.slotCount, run: log.run + 1, volumeBytes)
     block = nil
     writes = []
     atRisk = [:]
@@ -143,6 +156,7 @@ struct ActivityLogModel: ~Copyable {
   }
 
   mutating func step(_ random: inout SeededGenerator) {
+    log.clockMs &+= UInt32(random.below(3))
     switch random.below(16) {
     case 0...4:
       let length = random.oneIn(30) ? UInt64(random.below(1 << 27)) : UInt64(random.below(1 << 20))

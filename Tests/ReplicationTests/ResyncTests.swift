@@ -235,6 +235,51 @@ import Wire
     #expect(rig.sent(.resyncRequest) != nil)
   }
 
+  /// S16: it rests while another resource is first, here or there, whatever administrators do.
+  @Test func resyncThatIsNotFirstRestsUntilItsTurn() throws {
+    let rig = Rig.target { $0.resyncWindow = 1 }
+    let asked = try #require(rig.sent(.resyncRequest))
+    rig.step(.resyncOrder(mustWait: true))
+    #expect(rig.sent(.syncPause)?.length == 2)
+    rig.receive(.syncPause, length: 2)
+    _ = rig.takeSent()
+    rig.answerPull(asked)
+    #expect(rig.peer.waitsForResync && rig.peer.peerWaitsForResync)
+    #expect(!rig.peer.isPausedHere && !rig.peer.isPausedByPeer)
+    #expect(rig.sent(.resyncRequest) == nil)
+
+    rig.command(.pauseSync)
+    #expect(rig.sent(.syncPause)?.length == 3)
+    rig.step(.resyncOrder(mustWait: false))
+    #expect(rig.sent(.syncPause)?.length == 1)
+    rig.command(.resumeSync)
+    #expect(rig.sent(.syncPause)?.length == 0)
+    #expect(rig.sent(.resyncRequest) == nil, "it is not the turn of the peer's")
+    rig.receive(.syncPause, length: 0)
+    #expect(rig.sent(.resyncRequest) != nil)
+  }
+
+  /// What waits for its turn says so when the resync begins, and the source as well.
+  @Test func orderIsToldWhenTheResyncBegins() {
+    let rig = Rig()
+    rig.attach(superblock())
+    rig.step(.resyncOrder(mustWait: true))
+    rig.dialAndGreet(isPrimary: true)
+    rig.shakeHands(peerReport(.upToDate, lineage(1, 2), role: .primary))
+
+    #expect(rig.replication == .syncTarget)
+    #expect(rig.sent(.syncPause)?.length == 2)
+    #expect(rig.sent(.resyncRequest) == nil)
+  }
+
+  @Test func reasonForAPauseThatDoesNotExistIsAnError() {
+    let rig = Rig.target()
+
+    rig.receive(.syncPause, length: 4)
+
+    #expect(rig.peer.reason == .protocolError)
+  }
+
   /// A client waits for one range of the resync at most.
   @Test func resyncYieldsToClients() throws {
     let rig = Rig.source()

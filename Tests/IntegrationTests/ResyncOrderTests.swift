@@ -1,0 +1,96 @@
+/// `resync-after` between resources of two real daemons. Names follow the checklist of scenarios.
+import Foundation
+import Testing
+
+extension Integration {
+  @Suite struct ResyncOrder {
+    @Test(
+      "S16: resources resync one after the other, and one that is paused or down blocks nobody",
+      .needs("fio", "cmp"))
+    func chain() throws {
+      var options = ClusterOptions(sizeMiB: 48)
+      options.disk = "c-max-rate 10M;"
+      options.others = [
+        ("r1", "c-max-rate 10M; resync-after r0;"), ("r2", "c-max-rate 10M; resync-after r1/0;"),
+      ]
+      try withCluster(options) { cluster in
+        let names = ["r0", "r1", "r2"]
+        try bringUp(names.dropFirst(), cluster)
+        for name in names { try fill(name, cluster) }
+
+        for name in names { try cluster.tell(cluster.beta, "invalidate", name) }
+        try waitForState("SyncTarget", "r0", cluster)
+        try waitForState("PausedSyncT", "r1", cluster)
+        try waitForState("PausedSyncT", "r2", cluster)
+        for (node, reason) in [(cluster.beta, "dependency"), (cluster.alpha, "dependency")] {
+          let text = try cluster.tell(node, "status", "--verbose", "r2")
+          #expect(text.contains("resync-suspended:") && text.contains(reason), "\(text)")
+        }
+        // The order is kept: none begins before the one that it follows is in sync.
+        try waitForState("Established", "r0", cluster)
+        #expect(try state("r2", cluster) == "PausedSyncT")
+        try waitForState("SyncTarget", "r1", cluster)
+
+        // Paused by an administrator, it lets the next one pass.
+        try cluster.tell(cluster.alpha, "pause-sync", "r1")
+        try waitForState("SyncTarget", "r2", cluster)
+        #expect(try state("r1", cluster) == "PausedSyncT")
+        try cluster.tell(cluster.alpha, "resume-sync", "r1")
+        try waitForState("PausedSyncT", "r2", cluster)
+
+        // Taken down, too.
+        try cluster.tell(cluster.beta, "down", "r1")
+        try waitForState("Established", "r2", cluster)
+        try cluster.tell(cluster.beta, "up", "r1")
+        try waitForState("Established", "r1", cluster)
+        for name in names {
+          let disks = ["alpha", "beta"].map { node in
+            name == "r0"
+              ? cluster.directory.appending(path: "\(node).img").path
+              : cluster.directory.appending(path: "\(name)-\(node).img").path
+          }
+          try succeed("cmp", "-n", "\(40 << 20)", disks[0], disks[1])
+        }
+      }
+    }
+  }
+}
+
+/// Creates, starts and syncs resources beside `r0`, with alpha as Primary.
+private func bringUp(_ names: ArraySlice<String>, _ cluster: Cluster) throws {
+  for name in names {
+    for node in cluster.nodes {
+      try cluster.tell(node, "create-md", "--force", name)
+      try cluster.tell(node, "up", name)
+    }
+    try waitUntil("\(name) is connected", explanation: cluster.state) {
+      try cluster.tell(cluster.alpha, "cstate", name).contains("Connected")
+    }
+    try cluster.tell(cluster.alpha, "primary", "--force", name)
+    try waitForState("Established", name, cluster)
+  }
+}
+
+/// Writes what is no zero to the first 40 MiB.
+private func fill(_ name: String, _ cluster: Cluster) throws {
+  try succeed(
+    "fio", "--name=fill", "--rw=write", "--bs=1m", "--iodepth=4", "--thread", "--ioengine=nbd",
+    "--uri=\(cluster.tell(cluster.alpha, "sh-dev", name))", "--size=40m")
+}
+
+/// The replication state of a resource as beta sees it.
+private func state(_ name: String, _ cluster: Cluster) throws -> String {
+  let text = try cluster.tell(cluster.beta, "status", "--json", name)
+  let json = try JSONSerialization.jsonObject(with: Data(text.utf8)) as? [[String: Any]]
+  let connection = (json?.first?["connections"] as? [[String: Any]])?.first
+  let device = (connection?["peer_devices"] as? [[String: Any]])?.first
+  return device?["replication-state"] as? String ?? "none"
+}
+
+private func waitForState(_ wanted: String, _ name: String, _ cluster: Cluster) throws {
+  var last = ""
+  try waitUntil("\(name) is \(wanted)", explanation: { last + cluster.state() }) {
+    last = try state(name, cluster)
+    return last == wanted
+  }
+}
