@@ -1,7 +1,7 @@
 /// SHA-256 over raw memory, from swift-crypto.
 ///
-/// swift-crypto keeps the state of a hash in an object, so a digest costs one small allocation. It is
-/// made for algorithms that somebody has chosen; what runs by default does not come here.
+/// swift-crypto keeps the state of a hash in an object, so a digest costs one small allocation. It
+/// is made for algorithms that somebody has chosen; what runs by default does not come here.
 import Crypto
 
 /// SHA-256 over raw memory.

@@ -231,7 +231,10 @@ extension NodeLoop {
     replica.apply(configuration.net, on: options.node)
     replica.apply(configuration.disk)
     replica.apply(handlers: configuration.handlers)
-    replica.unixSecondsAtZero = unixSeconds() - reactor.now.nanoseconds / 1_000_000_000
+    // A clock that was set back may say less than the time since the machine started.
+    let (atZero, isBefore) = unixSeconds().subtractingReportingOverflow(
+      reactor.now.nanoseconds / 1_000_000_000)
+    replica.unixSecondsAtZero = isBefore ? 0 : atZero
     seed = seed &* 6_364_136_223_846_793_005 &+ UInt64(slot) &+ 1
     let memory = UnsafeMutablePointer<Volume>.allocate(capacity: 1)
     unsafe memory.initialize(

@@ -4,8 +4,11 @@
 /// or has the write that made the difference under way. A mark goes only when the block was
 /// resynced, or a write that covers it was acknowledged by both.
 ///
-/// The exchange. Client writes go on and reach both; messages arrive in the order sent, so a chunk
-/// with an old mark never arrives after the write that settled it.
+/// The exchange. Client writes go on and reach both. Messages arrive in the order sent, so what the
+/// target tells is never older than its acknowledgements. What the source tells may be: a block is
+/// marked there until a write of it under way is acknowledged, and the target may have applied that
+/// write before the chunk arrives. Such a block is marked at the target alone and is copied for
+/// nothing; the end of the resync waits for it (`flushForSyncDone`).
 ///
 /// ```
 /// WFBitMapS                                       WFBitMapT

@@ -172,6 +172,7 @@ extension Replica {
     }
     releaseIfAny(request.buffer)
     remove(id)
+    flushForSyncDone(Int(request.peer))
   }
 
   private mutating func answer(_ connection: ConnectionID, _ id: UInt64, failed: Bool) {

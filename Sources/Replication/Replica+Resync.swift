@@ -109,16 +109,22 @@ extension Replica {
 
   mutating func receivedSyncDone(_ slot: Int, _ report: StateReport) {
     guard peers[slot].replication == .syncTarget, !peers[slot].syncDoneReceived,
-      !report.lineage.isEmpty, bitmaps[slot].setCount == 0
+      !report.lineage.isEmpty
     else { return protocolViolation(slot, .syncDone) }
     reports[slot] = report
     peers[slot].syncDoneReceived = true
     flushForSyncDone(slot)
   }
 
+  /// Goes on with the end of the resync when nothing is left. What is still marked here is pulled
+  /// first: the source told a block as marked while a write of it was under way, and that write
+  /// settled the block there before and here after the news.
   mutating func flushForSyncDone(_ slot: Int) {
     // A pull for a block that a write has covered meanwhile is answered all the same.
-    guard peers[slot].syncDoneReceived, peers[slot].pullsInFlight == 0 else { return }
+    let isLeft = peers[slot].pullsInFlight > 0 || bitmaps[slot].setCount > 0
+    guard peers[slot].syncDoneReceived, peers[slot].replication == .syncTarget,
+      !isLeft || options.sabotage == .finishEarly
+    else { return }
     // One that was begun for a connection given up meanwhile has to end first.
     guard peers[slot].syncDoneFlush == nil, peers[slot].adoptVersion == nil else { return }
     if options.sabotage == .skipSyncDoneFlush { return takeOverContent(slot) }

@@ -86,7 +86,7 @@ public enum Sabotage: UInt8, Sendable, BitwiseCopyable, CaseIterable {
   case serveWithoutLock
   /// Source: sends what it could not read.
   case sendUnreadable
-  /// Source: says that everything was copied while the last block is under way.
+  /// Source: says that all was copied while the last block is under way. Target: believes it.
   case finishEarly
   /// Target: calls itself UpToDate before its disk does.
   case upToDateBeforeDurable

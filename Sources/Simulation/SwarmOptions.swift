@@ -168,6 +168,8 @@ package struct SwarmOptions: Equatable, Sendable {
     if random.chance(Ratio(1, of: 4)) {
       resyncBytesPerSecondBusy = random.within(0...16) * 16_384
     }
+    // More chunks than may be under way at once: writes pass between them.
+    bitmapChunkBlocks = [8, 16, 64][random.index(3)]
     // A change must fit the activity log at once.
     resyncRequestBytes = min(resyncRequestBytes, ActivityLog.rangeBytesLimit / activityLogScale)
   }

@@ -101,7 +101,7 @@ enum MeetingPoint: String, CaseIterable, Sendable {
     case .syncTarget:
       return always.union([
         .write, .writeZeroes, .trim, .flush, .resyncData, .resyncZeroes, .resyncUnreadable,
-        .promoteRequest, .roleChanged, .diskChanged,
+        .syncDone, .promoteRequest, .roleChanged, .diskChanged,
       ])
     }
   }
