@@ -127,17 +127,16 @@ private func allTests() throws -> [String: [TestDeclaration]] {
   }
 }
 
-@Test func `every test that is named after a scenario stands in its row`() throws {
-  let rows = try scenariosPage()
+@Test func `a test that is named after a scenario is named after one that exists`() throws {
+  let known = Set(try scenariosPage().map(\.id))
+  var count = 0
   for (file, declarations) in try allTests() {
     for test in declarations {
-      for id in test.scenarios {
-        let row = rows.first { $0.id == id }
-        let isListed = row?.tests.contains(ScenarioTest(file: file, name: test.name)) == true
-        #expect(isListed, "\(file): '\(test.name)' is not in the row of \(id)")
-      }
+      count += test.scenarios.count
+      for id in test.scenarios { #expect(known.contains(id), "\(file): '\(test.title)'") }
     }
   }
+  #expect(count > 30, "only \(count) tests are named after a scenario; are they read right?")
 }
 
 @Test func `rows and tests are read as they are written`() {
