@@ -164,8 +164,8 @@ let package = Package(
     .testTarget(
       name: "NodeTests",
       dependencies: [
-        "Node", "BlockIO", "Control", "Configuration", "Metadata", "Wire", "BlockTypes",
-        "TestSupport",
+        "Node", "BlockIO", "Control", "Configuration", "Metadata", "Replication", "Wire",
+        "BlockTypes", "TestSupport",
         .product(name: "Logging", package: "swift-log"),
       ], swiftSettings: base),
     .testTarget(

@@ -25,6 +25,9 @@ extension NetOptions {
     add(
       "after-sb-1pri", afterSplitBrainOnePrimary.rawValue,
       normal.afterSplitBrainOnePrimary.rawValue)
+    add(
+      "after-sb-2pri", afterSplitBrainTwoPrimaries.rawValue,
+      normal.afterSplitBrainTwoPrimaries.rawValue)
     add("rr-conflict", primaryIsTarget.rawValue, normal.primaryIsTarget.rawValue)
     if let verifyAlgorithm { result.append(("verify-alg", quotedWord(verifyAlgorithm))) }
     if let checksumAlgorithm { result.append(("csums-alg", quotedWord(checksumAlgorithm))) }
@@ -60,6 +63,12 @@ extension ResourceOptions {
     if includingDefaults || size != normal.size { result.append(("size", "\(size)")) }
     if includingDefaults || minSize != normal.minSize {
       result.append(("min-size", "\(minSize)"))
+    }
+    if includingDefaults || undoLimit != normal.undoLimit {
+      result.append(("undo-limit", "\(undoLimit)"))
+    }
+    if includingDefaults || undoDirectory != normal.undoDirectory {
+      result.append(("undo-directory", quotedWord(undoDirectory)))
     }
     return result
   }

@@ -58,6 +58,14 @@ public enum AfterSplitBrainOnePrimary: String, Sendable, Codable, CaseIterable {
   case consensus
   case discardSecondary = "discard-secondary"
   case callPrimaryLost = "call-pri-lost-after-sb"
+  case asNoPrimary = "violently-as0p"
+}
+
+/// `after-sb-2pri`: who gives way when both sides are Primary.
+public enum AfterSplitBrainTwoPrimaries: String, Sendable, Codable, CaseIterable {
+  case disconnect
+  case callPrimaryLost = "call-pri-lost-after-sb"
+  case asNoPrimary = "violently-as0p"
 }
 
 /// `rr-conflict`: what happens when a Primary would have to become the target of a resync.
@@ -70,14 +78,10 @@ public enum PrimaryIsTarget: String, Sendable, Codable, CaseIterable {
 extension NetOptions {
   /// Values that DRBD has and Ashlar refuses, by keyword.
   private static let refused: [String: [String: String]] = [
-    "after-sb-1pri": [
-      "violently-as0p":
-        "it overwrites data under a running Primary; use 'consensus' or 'discard-secondary'"
-    ],
     "rr-conflict": [
       "violently": "it overwrites data under a running Primary; demote it first",
       "auto-discard": "name the victim with 'ashlaradm connect --discard-my-data'",
-    ],
+    ]
   ]
 
   /// Reads the conflict options of the merged section.
@@ -101,6 +105,10 @@ extension NetOptions {
     if let entry = section.entries["after-sb-1pri"] {
       afterSplitBrainOnePrimary = try entry.value.choice(
         keyword: "after-sb-1pri", of: AfterSplitBrainOnePrimary.self)
+    }
+    if let entry = section.entries["after-sb-2pri"] {
+      afterSplitBrainTwoPrimaries = try entry.value.choice(
+        keyword: "after-sb-2pri", of: AfterSplitBrainTwoPrimaries.self)
     }
     if let entry = section.entries["rr-conflict"] {
       primaryIsTarget = try entry.value.choice(keyword: "rr-conflict", of: PrimaryIsTarget.self)

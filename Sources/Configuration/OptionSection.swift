@@ -256,6 +256,7 @@ extension ResourceOptions {
   init(_ section: OptionSection, hostCount: Int) throws(ConfigurationError) {
     self.init()
     size = UInt32(hostCount)
+    try readUndo(section)
     if let number = try section.number("size", in: 1...32, unit: "replicas"),
       let entry = section.entries["size"]
     {
@@ -275,5 +276,18 @@ extension ResourceOptions {
         at: entry.value.position)
     }
     minSize = UInt32(number)
+  }
+
+  private mutating func readUndo(_ section: OptionSection) throws(ConfigurationError) {
+    if let entry = section.entries["undo-limit"] {
+      undoLimit = try entry.value.number(keyword: "undo-limit", in: 0...1 << 50, unit: "bytes")
+    }
+    guard let entry = section.entries["undo-directory"] else { return }
+    guard entry.value.text.hasPrefix("/") else {
+      throw .badValue(
+        keyword: "undo-directory", value: entry.value.text, expected: "an absolute path",
+        suggestion: nil, at: entry.value.position)
+    }
+    undoDirectory = entry.value.text
   }
 }

@@ -34,6 +34,8 @@ public struct NetOptions: Equatable, Sendable, Codable {
   public var afterSplitBrainNoPrimary = AfterSplitBrainNoPrimary.disconnect
   /// `after-sb-1pri`.
   public var afterSplitBrainOnePrimary = AfterSplitBrainOnePrimary.disconnect
+  /// `after-sb-2pri`: who gives way after a split brain when both are Primary.
+  public var afterSplitBrainTwoPrimaries = AfterSplitBrainTwoPrimaries.disconnect
   /// `rr-conflict`.
   public var primaryIsTarget = PrimaryIsTarget.disconnect
 
@@ -82,6 +84,13 @@ public struct ResourceOptions: Equatable, Sendable, Codable {
   public var size: UInt32 = 2
   /// `min-size`: replicas that must hold a write before it is acknowledged.
   public var minSize: UInt32 = 1
+  /// `undo-limit`: bytes that an undo file may take; 0 keeps none.
+  public var undoLimit: UInt64 = 10 << 30
+  /// `undo-directory`: where undo files are kept.
+  public var undoDirectory = "/var/lib/ashlar/undo"
+
+  /// Whether what a discard loses is kept.
+  public var keepsUndo: Bool { undoLimit > 0 }
 
   /// The defaults.
   public init() {}

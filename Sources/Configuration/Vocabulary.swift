@@ -115,7 +115,8 @@ extension Vocabulary {
     section: "net",
     used: [
       "protocol", "timeout", "ko-count", "ping-int", "ping-timeout", "connect-int", "verify-alg",
-      "csums-alg", "after-sb-0pri", "after-sb-1pri", "rr-conflict",
+      "csums-alg", "after-sb-0pri", "after-sb-1pri", "after-sb-2pri",
+      "rr-conflict",
     ],
     verdicts: netVerdicts,
     notes: [
@@ -138,8 +139,6 @@ extension Vocabulary {
     "data-integrity-alg": .refused(notYet),
     "fencing": .refusedUnless(["dont-care"], "fencing is not supported yet"),
     "allow-two-primaries": .refusedUnless(["no"], "two Primaries are not supported yet"),
-    "after-sb-2pri": .refusedUnless(
-      ["disconnect"], "two Primaries are never overruled: clients have seen both data"),
     "always-asbp": .warnedUnless(
       ["no"], "\(noEffect): a policy decides only where the bitmaps cover all that changed",
       known: yesOrNo),
@@ -205,7 +204,7 @@ extension Vocabulary {
   ]
 
   static let options = Vocabulary(
-    section: "options", used: ["size", "min-size"],
+    section: "options", used: ["size", "min-size", "undo-limit", "undo-directory"],
     verdicts: [
       "quorum": .refusedUnless(["off"], "quorum is not supported yet"),
       "quorum-minimum-redundancy": .refusedUnless(["off"], "use 'min-size'"),

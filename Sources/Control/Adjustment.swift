@@ -77,6 +77,7 @@ public func dryRunLine(_ request: ControlRequest) -> String {
   }
   if request.force { words.append("--force") }
   if request.discardMyData { words.append("--discard-my-data") }
+  if request.noUndo { words.append("--no-undo") }
   if request.tentative { words.append("--tentative") }
   if let configuration = request.configuration {
     words += optionWords(request.command, configuration)
@@ -97,7 +98,7 @@ private func optionWords(
   case .connect, .netOptions: settings = net
   case .resourceOptions: settings = options
   case .status, .show, .events, .down, .detach, .disconnect, .primary, .secondary, .invalidate,
-    .invalidateRemote, .pauseSync, .resumeSync, .verify:
+    .invalidateRemote, .pauseSync, .resumeSync, .verify, .explainDiscard:
     settings = []
   }
   return settings.map { "--\($0.0)=\($0.1)" }

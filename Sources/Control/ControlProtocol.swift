@@ -24,6 +24,8 @@ public enum ControlCommand: String, Sendable, Codable, CaseIterable {
   case detach
   /// Start to connect. Carries `configuration`.
   case connect
+  /// What `connect --discard-my-data` would lose, in words. Changes nothing.
+  case explainDiscard = "explain-discard"
   case disconnect
   case primary
   case secondary
@@ -71,6 +73,8 @@ public struct ControlRequest: Equatable, Sendable, Codable {
   public var force: Bool
   /// `--discard-my-data`, for `connect`.
   public var discardMyData = false
+  /// `--no-undo`, for `connect --discard-my-data`.
+  public var noUndo = false
   /// `--tentative`, for `connect`.
   public var tentative = false
   /// What the file says about the resource, for the commands that change it.
@@ -94,6 +98,7 @@ public struct ControlRequest: Equatable, Sendable, Codable {
   enum CodingKeys: String, CodingKey {
     case version, command, resource, volume, force, configuration, tentative, verify
     case discardMyData = "discard-my-data"
+    case noUndo = "no-undo"
   }
 
   /// Reads a request; flags may be left out.
@@ -105,6 +110,7 @@ public struct ControlRequest: Equatable, Sendable, Codable {
     volume = try container.decodeIfPresent(UInt16.self, forKey: .volume)
     force = try container.decodeIfPresent(Bool.self, forKey: .force) ?? false
     discardMyData = try container.decodeIfPresent(Bool.self, forKey: .discardMyData) ?? false
+    noUndo = try container.decodeIfPresent(Bool.self, forKey: .noUndo) ?? false
     tentative = try container.decodeIfPresent(Bool.self, forKey: .tentative) ?? false
     configuration = try container.decodeIfPresent(
       ResourceConfiguration.self, forKey: .configuration)

@@ -36,6 +36,8 @@ extension NodeLoop {
     case .decision(let index, let decision):
       options.log(.info, "\(peer(index)): handshake: \(decision.text)")
     case .handler: break
+    case .mustGiveWay(let index):
+      options.log(.warning, "\(peer(index)): an after-sb policy names this Primary as victim")
     case .newGeneration(let generation):
       options.log(
         .info, "\(name): new generation \(generation.number):\(hexadecimal(generation.id))")

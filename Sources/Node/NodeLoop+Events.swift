@@ -75,7 +75,9 @@ extension NodeLoop {
         + "\(progress.position / sectorSize), \(progress.blocksFound) blocks differ"
       return "change peer-device \(key(slot, peer)) volume:0" + quotedItem("verify", text)
     case .resyncPaused(let peer): return pauseLine(slot, peer)
-    case .newGeneration, .resyncDone, .diskError, .protocolError, .verifyStarted: return nil
+    case .newGeneration, .resyncDone, .diskError, .protocolError, .verifyStarted,
+      .mustGiveWay:
+      return nil
     }
   }
 

@@ -11,6 +11,11 @@ extension NodeLoop {
   mutating func callHandlers(_ slot: Int, _ note: Note) {
     switch note {
     case .handler(let peer, let call): callHandler(slot, peer, call)
+    case .mustGiveWay(let peer):
+      guard let volume = unsafe volumes[slot] else { return }
+      let token = register(.silent, slot) { _ in }
+      unsafe volume.pointee.step(
+        .command(.giveWay(peer: peer, heldOpen: isOpen(slot)), token: token), &reactor, &server)
     case .disk(_, .failed): handlerIsDue(slot, 0, .localIOError)
     case .replication(let peer, .syncTarget, .established):
       handlerIsDue(slot, peer, .afterResyncTarget)

@@ -16,6 +16,8 @@ extension NodeLoop {
       up(request, handler, wantsPrimary: wantsPrimary)
     case .handlerEnded(let resource, let peer, let call, let status):
       handlerEnded(resource, peer, call, status)
+    case .undoEnded(let resource, let peer, let number, let result):
+      undoEnded(resource, peer, number, result)
     case .subscribe(let sink): subscribe(sink)
     case .terminate(let handler): terminate(handler)
     }
@@ -35,7 +37,7 @@ extension NodeLoop {
     case .up: return up(request, handler, wantsPrimary: false)
     case .down, .attach, .detach, .connect, .disconnect, .primary, .secondary, .invalidate,
       .invalidateRemote, .pauseSync, .resumeSync, .verify, .netOptions, .diskOptions,
-      .resourceOptions:
+      .resourceOptions, .explainDiscard:
       break
     }
     guard let name = request.resource, let slot = slot(of: name) else {
@@ -67,8 +69,9 @@ extension NodeLoop {
       unsafe volume.pointee.beginAttach(token, &reactor)
     case .detach: give(.detach, slot, handler)
     case .connect:
-      let special: Command = request.tentative ? .connectTentatively : .connectDiscarding
-      give(request.tentative || request.discardMyData ? special : .connect, slot, handler)
+      give(request.connectCommand, slot, handler)
+    case .explainDiscard:
+      handler(ControlReply(standardOutput: unsafe volume.pointee.discardLines()))
     case .disconnect: give(.disconnect, slot, handler)
     case .primary:
       unsafe volume.pointee.wantsPrimary = false
@@ -103,7 +106,7 @@ extension NodeLoop {
     unsafe volume.pointee.step(.command(command, token: token), &reactor, &server)
   }
 
-  private func isOpen(_ slot: Int) -> Bool {
+  func isOpen(_ slot: Int) -> Bool {
     guard let volume = unsafe volumes[slot], let export = unsafe volume.pointee.exportSlot else {
       return false
     }
@@ -231,6 +234,7 @@ extension NodeLoop {
     replica.apply(configuration.net, on: options.node)
     replica.apply(configuration.disk)
     replica.apply(handlers: configuration.handlers)
+    replica.keepsUndo = configuration.options.keepsUndo
     // A clock that was set back may say less than the time since the machine started.
     let (atZero, isBefore) = unixSeconds().subtractingReportingOverflow(
       reactor.now.nanoseconds / 1_000_000_000)
@@ -366,8 +370,17 @@ extension NodeLoop {
   }
 }
 
+extension ControlRequest {
+  /// What `connect` asks of the core.
+  fileprivate var connectCommand: Command {
+    if tentative { return .connectTentatively }
+    guard discardMyData else { return .connect }
+    return .discard(noUndo ? .withoutUndo : DiscardPlan())
+  }
+}
+
 /// Seconds since 1970 by the clock that people read.
-private func unixSeconds() -> UInt64 {
+func unixSeconds() -> UInt64 {
   var time = timespec()
   unsafe clock_gettime(CLOCK_REALTIME, &time)
   return UInt64(max(0, time.tv_sec))

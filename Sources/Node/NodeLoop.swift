@@ -170,19 +170,26 @@ struct NodeLoop: ~Copyable {
 
   private mutating func handleReports(_ slot: Int) {
     guard let volume = unsafe volumes[slot] else { return }
-    let reports = unsafe volume.pointee.reports
-    unsafe volume.pointee.reports.removeAll(keepingCapacity: true)
-    for report in reports {
-      switch report {
-      case .note(let note):
-        log(slot, note)
-        publish(slot, note)
-        callHandlers(slot, note)
-      case .warning(let text):
-        options.log(.warning, "\(unsafe volume.pointee.configuration.name): \(text)")
-      case .reply(let token, let result): resolve(token, result)
-      case .attachFailed(let token, let failure): attachFailed(token, failure)
-      }
+    // What follows from one may make another, and no event has to come after it.
+    while unsafe !volume.pointee.reports.isEmpty {
+      let reports = unsafe volume.pointee.reports
+      unsafe volume.pointee.reports.removeAll(keepingCapacity: true)
+      for report in reports { handle(slot, report) }
+    }
+  }
+
+  private mutating func handle(_ slot: Int, _ report: VolumeReport) {
+    guard let volume = unsafe volumes[slot] else { return }
+    switch report {
+    case .note(let note):
+      log(slot, note)
+      publish(slot, note)
+      callHandlers(slot, note)
+    case .warning(let text):
+      options.log(.warning, "\(unsafe volume.pointee.configuration.name): \(text)")
+    case .reply(let token, let result): resolve(token, result)
+    case .undo(let peer, let number): keepUndo(slot, peer, number)
+    case .attachFailed(let token, let failure): attachFailed(token, failure)
     }
   }
 

@@ -13,6 +13,8 @@ enum NodeMessage: Sendable {
   case restore(ControlRequest, wantsPrimary: Bool, ReplyHandler)
   /// A handler ended with this exit status.
   case handlerEnded(resource: String, peer: Int, HandlerCall, status: Int32)
+  /// What a discard would lose was kept, or could not be.
+  case undoEnded(resource: String, peer: Int, number: UInt64, UndoResult)
   /// Somebody watches with `events2`.
   case subscribe(EventSink)
   /// Clean end of the program.

@@ -261,7 +261,7 @@ private final class StateKeeper: @unchecked Sendable {
     switch command {
     case .up, .down, .primary, .secondary: true
     case .status, .show, .events, .attach, .detach, .connect, .disconnect, .invalidate,
-      .invalidateRemote, .pauseSync, .resumeSync, .verify,
+      .invalidateRemote, .pauseSync, .resumeSync, .verify, .explainDiscard,
       .netOptions, .diskOptions, .resourceOptions:
       false
     }
@@ -281,7 +281,7 @@ private final class StateKeeper: @unchecked Sendable {
       case .primary: state.setPrimary(name, true)
       case .secondary: state.setPrimary(name, false)
       case .status, .show, .events, .attach, .detach, .connect, .disconnect, .invalidate,
-        .invalidateRemote, .pauseSync, .resumeSync, .verify,
+        .invalidateRemote, .pauseSync, .resumeSync, .verify, .explainDiscard,
         .netOptions, .diskOptions, .resourceOptions:
         return
       }

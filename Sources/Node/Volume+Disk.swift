@@ -201,6 +201,8 @@ extension Volume {
 
   /// Closes the disk when what is in flight has ended.
   mutating func detachDisk(_ reactor: inout Reactor) {
+    undo?.cancel()
+    undo = nil
     guard disk != nil else { return }
     disk?.isDetached = true
     closeDiskIfIdle(&reactor)

@@ -18,8 +18,10 @@ extension Volume {
       configuration.options = new.options
       configuration.handlers = new.handlers
       replica.options.apply(handlers: new.handlers)
+      replica.options.keepsUndo = new.options.keepsUndo
     case .status, .show, .events, .up, .down, .attach, .detach, .connect, .disconnect, .primary,
-      .secondary, .invalidate, .invalidateRemote, .pauseSync, .resumeSync, .verify:
+      .secondary, .invalidate, .invalidateRemote, .pauseSync, .resumeSync, .verify,
+      .explainDiscard:
       preconditionFailure("not a section of options")
     }
   }
@@ -41,6 +43,13 @@ extension ReplicaOptions {
       case .consensus: .consensus
       case .discardSecondary: .discardSecondary
       case .callPrimaryLost: .callPrimaryLost
+      case .asNoPrimary: .asNoPrimary
+      }
+    policy.twoPrimaries =
+      switch net.afterSplitBrainTwoPrimaries {
+      case .disconnect: .disconnect
+      case .callPrimaryLost: .callPrimaryLost
+      case .asNoPrimary: .asNoPrimary
       }
     policy.primaryIsTarget =
       switch net.primaryIsTarget {

@@ -63,7 +63,8 @@ extension Volume {
     }
     if let meeting = replica.lastMeeting(withPeer: slot) {
       connection.decision = meeting.decision.text
-      if state.connection != .connected, meeting.isUnresolved {
+      let isUnresolved = meeting.isUnresolved || state.reason.isSplitBrain
+      if state.connection != .connected, isUnresolved {
         connection.splitBrain = meeting.status
       }
     }

@@ -19,6 +19,8 @@ enum VolumeReport: Sendable {
   case note(Note)
   case attachFailed(token: UInt64, AttachFailure)
   case warning(String)
+  /// What the core is about to give up is to be kept.
+  case undo(peer: Int, number: UInt64)
 }
 
 /// Why a disk could not be attached.
@@ -79,6 +81,8 @@ struct Volume: ~Copyable {
   var isExportedWritable = false
   /// The node held the Primary role before it was restarted and takes it again when that is safe.
   var wantsPrimary = false
+  /// What is kept for a discard is being written.
+  var undo: UndoCancellation?
   /// Forgotten as soon as nothing is in flight.
   var isLeaving = false
   /// The node ends, and this volume could not be left yet: a command was under way.
@@ -226,6 +230,8 @@ struct Volume: ~Copyable {
         sendDigests(connection, header, buffer, Int(bytes), algorithm, &reactor)
       case .compareDigests(let id, let data, let bytes, let digests, let algorithm):
         compareDigests(id, data, Int(bytes), digests, algorithm, &reactor)
+      case .keepUndo(let peer, let number):
+        reports.append(.undo(peer: peer, number: number))
       case .dial(let peer): dial(peer, &reactor)
       case .close(let connection): close(connection, &reactor)
       case .release(let buffer): reactor.release(buffer)
@@ -274,7 +280,7 @@ struct Volume: ~Copyable {
       diskOperations += 1
       reactor.diskFlush(descriptor, tag: tag(id))
     case .writeSuperblock, .writeBitmapPage, .writeActivityLog, .send, .sendControl, .sendDigests,
-      .compareDigests, .dial, .close, .release, .complete, .reply, .detachDisk, .note:
+      .compareDigests, .keepUndo, .dial, .close, .release, .complete, .reply, .detachDisk, .note:
       preconditionFailure("not a disk effect")
     }
   }

@@ -30,7 +30,8 @@
 /// |   |                                                     | source                           |
 /// |17 | as 9 or 11, or as 8 refused; one side was asked to  | that side is target              |
 /// |   | discard its data                                    |                                  |
-/// |18 | as 9 or 11; a policy that both have names a side    | that side is target              |
+/// |18 | as 9 or 11; a policy that both have names a side    | that side is target; a Primary   |
+/// |   | (also where both are Primary and the histories part)| refuses, and gives up its role   |
 ///
 /// A target that is Primary is refused in every row: its clients have seen its data. Both asked to
 /// discard is refused in every row, and so is discarding where nobody else has newer data. How much
@@ -133,6 +134,8 @@ public struct Decision: Equatable, Sendable, BitwiseCopyable {
   public var extent = SyncExtent.none
   /// What the target gives up of its history.
   public var cut = LineageCut.nothing
+  /// This node is the Primary that a policy names: it has to give up its role first.
+  public var givesWay = false
 
   init(_ action: Action, _ rule: Rule, _ reason: Reason = .none) {
     self.action = action
@@ -150,7 +153,7 @@ public struct Decision: Equatable, Sendable, BitwiseCopyable {
     // A Primary that lost its disk is a Primary all the same.
     if mine.role == .primary, theirs.role == .primary {
       guard case .parted = relation else { return Decision(.refuse, .bothPrimary, .bothPrimary) }
-      return Decision(.refuse, .bothPrimary, .splitBrain)
+      return twoPrimaries(mine, theirs, iAmLower)
     }
     if mine.disk == .diskless || theirs.disk == .diskless { return Decision(.noSync, .diskMissing) }
     if mine.volumeBytes != theirs.volumeBytes {
@@ -183,7 +186,9 @@ public struct Decision: Equatable, Sendable, BitwiseCopyable {
     }
     guard target.role == .primary else { return self }
     if rule == .discardByPolicy {
-      return Decision(.refuse, .splitBrain, .primaryMustYieldAfterSplitBrain)
+      var refusal = Decision(.refuse, .splitBrain, .primaryMustYieldAfterSplitBrain)
+      refusal.givesWay = action == .syncTarget
+      return refusal
     }
     switch target.policy.primaryIsTarget {
     case .disconnect: return Decision(.refuse, rule, .primaryWouldBeTarget)

@@ -44,6 +44,9 @@ public enum Effect: Equatable, Sendable, BitwiseCopyable {
   /// the next event: `digestsCompared`.
   case compareDigests(
     SlotID, data: BufferID, bytes: UInt32, digests: BufferID, DigestAlgorithm)
+  /// Keep what `marksToKeep` says, outside of the volume and on stable storage, and answer with
+  /// `undoEnded`. It may take long; nothing of it changes before the answer.
+  case keepUndo(peer: Int, number: UInt64)
   /// Connect to the peer in this slot.
   case dial(peer: Int)
   /// Close after what is queued was sent. No event follows for this connection.
@@ -68,6 +71,8 @@ public enum Note: Equatable, Sendable, BitwiseCopyable {
   case peerRole(peer: Int, from: Role, to: Role)
   case decision(peer: Int, Decision)
   case handler(peer: Int, HandlerCall)
+  /// A policy names this Primary as victim: the driver answers with the command `giveWay`.
+  case mustGiveWay(peer: Int)
   case newGeneration(Generation)
   case resyncDone(peer: Int, blocks: UInt64)
   /// Whether the resync rests, or on whose wish, may have changed.

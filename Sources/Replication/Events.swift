@@ -46,11 +46,13 @@ public struct ClientRequest: Sendable, BitwiseCopyable {
 public enum Command: Sendable, BitwiseCopyable {
   case connect
   /// Connect, and give up what the peer lacks if both wrote without each other.
-  case connectDiscarding
+  case discard(DiscardPlan)
   /// Connect, decide, change nothing and disconnect.
   case connectTentatively
   /// The handler `before-resync-target` ended for the peer in this slot.
   case resyncAllowed(peer: Int, Bool)
+  /// Give up the Primary role and the data for the peer in this slot, as a policy says.
+  case giveWay(peer: Int, heldOpen: Bool)
   case disconnect
   case primary(force: Bool)
   case secondary(heldOpen: Bool)
@@ -63,6 +65,11 @@ public enum Command: Sendable, BitwiseCopyable {
   case resumeSync
   /// Clean end of the program: demote, say goodbye, flush, mark clean.
   case shutdown
+}
+
+extension Command {
+  /// Connect, and give up, once it is kept, what the peer lacks if both wrote without each other.
+  public static var connectDiscarding: Command { .discard(DiscardPlan()) }
 }
 
 /// What happens to a replica.
@@ -91,6 +98,8 @@ public enum Event: Sendable, BitwiseCopyable {
   case command(Command, token: UInt64)
   /// Whether another resource is to resync before this one.
   case resyncOrder(mustWait: Bool)
+  /// A `keepUndo` effect ended.
+  case undoEnded(peer: Int, number: UInt64, UndoOutcome)
   /// Time has come to `nextDeadline`.
   case tick
 }

@@ -52,6 +52,14 @@ struct Peer: BitwiseCopyable {
 
   /// `connect --discard-my-data`: until a resync that follows from it begins.
   var discardsMyData = false
+  /// `connect --discard-my-data --no-undo`.
+  var declinesUndo = false
+  /// The demotion under way is for a policy: the data is given up afterwards.
+  var givesWay = false
+  /// What is kept before it is discarded.
+  var undo = UndoState.none
+  /// Nothing describes what is to be kept: all of it is.
+  var undoIsWhole = false
   /// `connect --tentative`: until the next meeting.
   var isTentative = false
   /// The connection that was refused in this step: our report must still leave on it, so that the

@@ -9,7 +9,7 @@ import Wire
 
 extension Replica {
   /// How long a command may wait for peers, disk and handshakes. Milliseconds.
-  private static var commandTimeoutMs: UInt64 { 10_000 }
+  static var commandTimeoutMs: UInt64 { 10_000 }
 
   mutating func begin(_ command: Command, _ token: UInt64) {
     switch command {
@@ -26,14 +26,17 @@ extension Replica {
       for slot in 0..<peers.count {
         peers[slot].discardsMyData = false
         peers[slot].isTentative = false
+        peers[slot].declinesUndo = false
+        peers[slot].givesWay = false
         beginConnecting(slot)
       }
       effects.push(.reply(token: token, .done))
-    case .connectDiscarding: beginSpecialConnect(discards: true, token)
-    case .connectTentatively: beginSpecialConnect(discards: false, token)
+    case .discard(let plan): beginSpecialConnect(plan, token)
+    case .connectTentatively: beginSpecialConnect(nil, token)
     case .resyncAllowed(let slot, let isAllowed):
       resyncIsAllowed(slot, isAllowed)
       effects.push(.reply(token: token, .done))
+    case .giveWay(let slot, let heldOpen): giveWay(slot, heldOpen: heldOpen, token)
     case .disconnect:
       for slot in 0..<peers.count { leave(slot, .byCommand) }
       effects.push(.reply(token: token, .done))
@@ -66,7 +69,7 @@ extension Replica {
     switch command.command {
     case .primary: return true
     case .secondary, .shutdown: return false
-    case .connect, .connectDiscarding, .connectTentatively, .resyncAllowed, .disconnect, .detach,
+    case .connect, .discard, .connectTentatively, .resyncAllowed, .giveWay, .disconnect, .detach,
       .invalidate, .invalidateRemote, .pauseSync, .resumeSync, .verify:
       return role == .primary
     }
@@ -83,7 +86,7 @@ extension Replica {
   var isDemoting: Bool {
     switch command?.command {
     case .secondary, .shutdown: true
-    case .connect, .connectDiscarding, .connectTentatively, .resyncAllowed, .disconnect, .primary,
+    case .connect, .discard, .connectTentatively, .resyncAllowed, .giveWay, .disconnect, .primary,
       .detach, .invalidate, .invalidateRemote, .pauseSync, .resumeSync, .verify, nil:
       false
     }
@@ -129,7 +132,7 @@ extension Replica {
       isDetaching = true
       tellDisk(.diskless)
       command?.stage = .draining
-    case .connect, .connectDiscarding, .connectTentatively, .resyncAllowed, .disconnect,
+    case .connect, .discard, .connectTentatively, .resyncAllowed, .giveWay, .disconnect,
       .invalidate, .invalidateRemote, .pauseSync, .resumeSync, .verify:
       preconditionFailure("done at once")
     }
@@ -220,6 +223,7 @@ extension Replica {
     }
     become(role: .primary)
     become(disk: .upToDate)
+    forgetUndo()
     tellRole(.primary)
     finish(.done)
     guard isForcing else { return }
@@ -385,6 +389,7 @@ extension Replica {
       become(role: .secondary)
       tellRole(.secondary)
       finish(.done)
+      hasGivenWay()
     case .detach:
       isDetaching = false
       dropDisk()
@@ -393,7 +398,7 @@ extension Replica {
       become(role: .secondary)
       leaveAll(.shutdown)
       finish(.done)
-    case .connect, .connectDiscarding, .connectTentatively, .resyncAllowed, .disconnect,
+    case .connect, .discard, .connectTentatively, .resyncAllowed, .giveWay, .disconnect,
       .invalidate, .invalidateRemote, .pauseSync, .resumeSync, .verify:
       preconditionFailure("never persisted as a command")
     }
@@ -416,6 +421,7 @@ extension Replica {
 
   mutating func expireCommand(_ pending: PendingCommand) {
     finish(.refused(.timeout))
+    for slot in 0..<peers.count { peers[slot].givesWay = false }
     switch pending.command {
     case .primary: tellRole(role)
     case .detach where isDetaching:
@@ -424,7 +430,7 @@ extension Replica {
       for slot in 0..<peers.count where peers[slot].state == .connected {
         loseConnection(slot, .renegotiate)
       }
-    case .connect, .connectDiscarding, .connectTentatively, .resyncAllowed, .disconnect,
+    case .connect, .discard, .connectTentatively, .resyncAllowed, .giveWay, .disconnect,
       .secondary, .detach, .invalidate, .invalidateRemote, .pauseSync, .resumeSync, .verify,
       .shutdown:
       break
@@ -499,7 +505,7 @@ extension Command {
   var leavesPeersBehind: Bool {
     switch self {
     case .detach, .shutdown, .disconnect: true
-    case .connect, .connectDiscarding, .connectTentatively, .resyncAllowed, .primary, .secondary,
+    case .connect, .discard, .connectTentatively, .resyncAllowed, .giveWay, .primary, .secondary,
       .invalidate, .invalidateRemote, .pauseSync, .resumeSync, .verify:
       false
     }

@@ -54,17 +54,20 @@ extension Replica {
     report.policy = options.policy
   }
 
-  /// `connect --discard-my-data` and `connect --tentative`.
-  mutating func beginSpecialConnect(discards: Bool, _ token: UInt64) {
+  /// `connect --discard-my-data`, or `connect --tentative` without a plan.
+  mutating func beginSpecialConnect(_ plan: DiscardPlan?, _ token: UInt64) {
     // Its clients have seen the data that would be given up.
-    if discards, role == .primary { return refuseConnect(token, .discardOnPrimary) }
+    if plan != nil, role == .primary { return refuseConnect(token, .discardOnPrimary) }
     for slot in 0..<peers.count {
       if peers[slot].state == .connected { return refuseConnect(token, .alreadyConnected) }
       if peers[slot].state.isHandshake { return refuseConnect(token, .transient) }
     }
     for slot in 0..<peers.count {
-      peers[slot].discardsMyData = discards
-      peers[slot].isTentative = !discards
+      peers[slot].discardsMyData = plan != nil
+      peers[slot].declinesUndo = plan?.keepsUndo == false
+      peers[slot].isTentative = plan == nil
+      peers[slot].givesWay = false
+      if peers[slot].declinesUndo { forgetUndo(slot) }
       beginConnecting(slot)
     }
     effects.push(.reply(token: token, .done))
@@ -77,9 +80,8 @@ extension Replica {
   /// What a decision becomes by what was asked besides it.
   mutating func concluded(_ decision: Decision, _ slot: Int, _ meeting: Meeting) -> Decision {
     meetings[slot] = meeting
-    if decision.reason.isSplitBrain || decision.rule == .discardAsked
-      || decision.rule == .discardByPolicy
-    {
+    // Once it is kept what will be lost, the two meet again: nothing new was found out.
+    if decision.reason.isSplitBrain || decision.givesDataUp && peers[slot].undo != .kept {
       effects.push(.note(.handler(peer: slot, .initialSplitBrain)))
     }
     if meeting.mine.isTentative || meeting.theirs.isTentative {
@@ -88,6 +90,16 @@ extension Replica {
     if let handler = decision.reason.handler(role: role) {
       effects.push(.note(.handler(peer: slot, handler)))
     }
+    if decision.reason == .primaryMustYieldAfterSplitBrain {
+      guard decision.givesWay else {
+        return Decision(.refuse, decision.rule, .peerMustYield)
+      }
+      effects.push(.note(.mustGiveWay(peer: slot)))
+      return decision
+    }
+    if keepsUndoFirst(decision, slot) {
+      return Decision(.refuse, decision.rule, .undoIsKept)
+    }
     guard decision.action == .syncTarget, options.asksBeforeResyncTarget else { return decision }
     // It counts for one resync.
     let isAllowed = now < peers[slot].consentUntil
@@ -95,6 +107,40 @@ extension Replica {
     guard !isAllowed else { return decision }
     effects.push(.note(.handler(peer: slot, .beforeResyncTarget)))
     return Decision(.refuse, decision.rule, .handlerRuns)
+  }
+
+  /// A policy names this Primary, and the driver says whether a client holds it open. One that is
+  /// not becomes Secondary and then meets its peer as if it had been told to discard its data.
+  mutating func giveWay(_ slot: Int, heldOpen: Bool, _ token: UInt64) {
+    guard slot < peers.count, peers[slot].state == .connecting, role == .primary,
+      let meeting = meetings[slot], meeting.decision.givesWay
+    else { return effects.push(.reply(token: token, .done)) }
+    guard heldOpen else {
+      peers[slot].givesWay = true
+      command = PendingCommand(
+        command: .secondary(heldOpen: false), token: token, stage: .queued,
+        deadline: now.advanced(milliseconds: Self.commandTimeoutMs))
+      return
+    }
+    let isHandled =
+      meeting.theirs.role == .primary
+      ? options.policy.twoPrimaries == .callPrimaryLost
+      : options.policy.onePrimary == .callPrimaryLost
+    let call = isHandled ? HandlerCall.primaryLostAfterSplitBrain : .splitBrain
+    effects.push(.note(.handler(peer: slot, call)))
+    loseConnection(slot, .primaryCannotYield)
+    effects.push(.reply(token: token, .refused(.heldOpen)))
+  }
+
+  /// The role is given up; so is the data at the next meeting.
+  mutating func hasGivenWay() {
+    for slot in 0..<peers.count where peers[slot].givesWay {
+      peers[slot].givesWay = false
+      peers[slot].discardsMyData = true
+      peers[slot].declinesUndo = false
+      peers[slot].retryPauseMs = 0
+      scheduleRetry(slot)
+    }
   }
 
   /// The handler `before-resync-target` has ended.
@@ -129,7 +175,7 @@ extension Reason {
   fileprivate func handler(role: Role) -> HandlerCall? {
     switch self {
     case .primaryMustYield: role == .primary ? .primaryLost : nil
-    case .primaryMustYieldAfterSplitBrain: role == .primary ? .primaryLostAfterSplitBrain : nil
+    case .primaryMustYieldAfterSplitBrain: nil
     default: isSplitBrain ? .splitBrain : nil
     }
   }

@@ -124,6 +124,7 @@ extension Replica {
     case .standAlone:
       return refuse(connection, .peerStandAlone)
     case .connecting:
+      if isKeepingUndo(slot) { return refuse(connection, .undoIsKept) }
       if let mine = peers[slot].dialed {
         if options.node < hello.node { return refuse(connection, .tieBreak) }
         peers[slot].dialed = nil
@@ -192,6 +193,11 @@ extension Replica {
   /// Sets the next dial: at once the first time, then after 100 ms, doubling up to `connect-int`.
   mutating func scheduleRetry(_ slot: Int) {
     guard peers[slot].state == .connecting else { return }
+    // The peer is met when what it would replace is kept.
+    guard !isKeepingUndo(slot) else {
+      peers[slot].retryAt = .never
+      return
+    }
     peers[slot].retryAt = now.advanced(milliseconds: peers[slot].retryPauseMs)
     let doubled = max(100, peers[slot].retryPauseMs * 2)
     peers[slot].retryPauseMs = min(doubled, options.connectIntervalMs)
@@ -215,7 +221,11 @@ extension Replica {
     // that ends soon each time: an unreadable block ends a resync again and again.
     if worked || reason == .renegotiate { peers[slot].retryPauseMs = 0 }
     // One second at least where nothing changes by itself soon.
-    if reason == .tentative || reason == .primaryWouldBeTargetForNow || reason == .handlerRuns {
+    let rests: [Reason] = [
+      .tentative, .primaryWouldBeTargetForNow, .handlerRuns, .peerMustYield,
+      .primaryMustYieldAfterSplitBrain,
+    ]
+    if rests.contains(reason) {
       peers[slot].retryPauseMs = max(peers[slot].retryPauseMs, 1_000)
     }
     let isAnswered = reason == .tentative && peers[slot].isTentative
@@ -224,7 +234,10 @@ extension Replica {
       reason.isPermanent || isAnswered || reason == .byCommand || reason == .shutdown
       || reason == .handlerRefused
     if peers[slot].state == .connected { peers[slot].wasLostAsPrimary = role == .primary }
-    if reason == .byCommand { peers[slot].discardsMyData = false }
+    if reason == .byCommand {
+      peers[slot].discardsMyData = false
+      peers[slot].givesWay = false
+    }
     become(slot, staysDown ? .standAlone : .connecting, reason)
     forgetPeerState(slot)
     dropRequests(of: slot)

@@ -73,6 +73,7 @@ extension Replica {
     }
     superblock = block
     crashed = block.dirty
+    forgetUndo()
     var peerMayBeAhead = false
     for slot in 0..<peers.count {
       peers[slot].base = block.peers.first { $0.node == peers[slot].node }?.base
@@ -188,6 +189,7 @@ extension Replica {
     become(disk: .diskless)
     superblock = nil
     crashed = false
+    forgetUndo()
     versionDurable = versionWanted
     effects.push(.detachDisk)
     forgetSweeps()

@@ -181,6 +181,7 @@ extension Replica {
     }
     become(slot, .connected, .none)
     peers[slot].connectedAt = now
+    forgetUndo(slot)
     become(slot, peerDisk: peerDisk(after: decision, report))
     switch decision.action {
     case .noSync:

@@ -60,6 +60,8 @@ public struct ReplicaOptions: Sendable {
   public var policy = ConflictPolicy()
   /// A handler is to agree before this node becomes the target of a resync.
   public var asksBeforeResyncTarget = false
+  /// What a discard loses is kept first, unless the administrator declines.
+  public var keepsUndo = true
   /// Seconds since 1970 when the driver's clock was 0; 0 when unknown. For people only.
   public var unixSecondsAtZero: UInt64 = 0
   /// DRBD's `al-extents`: extents of 4 MiB that may be hot.
@@ -159,6 +161,8 @@ public struct Replica: ~Copyable {
   var sabotageCounter: UInt64 = 0
   /// Numbers the promotions, so that a late answer to an earlier one is recognised.
   var promotionNumber: UInt64 = 0
+  /// Numbers what is kept for a discard, so that a late answer is recognised.
+  var undoNumber: UInt64 = 0
   /// The promotion under way declares data as good that was not known to be.
   var isForcing = false
   /// Flushes under way for a command and for marking the disk clean: one of each at most, so that
@@ -244,6 +248,7 @@ public struct Replica: ~Copyable {
     case .closed(let connection): connectionClosed(connection)
     case .command(let command, let token): begin(command, token)
     case .resyncOrder(let mustWait): orderResync(mustWait)
+    case .undoEnded(let peer, let number, let outcome): undoEnded(peer, number, outcome)
     case .tick: tick()
     }
     finishStep()

@@ -119,6 +119,10 @@ public enum Sabotage: UInt8, Sendable, BitwiseCopyable, CaseIterable {
   case longerHistoryWins
   /// Gives up its data again at the next split brain, for one order of the administrator.
   case discardAgain
+  /// Gives data up while what is lost is still being kept.
+  case skipUndo
+  /// Keeps the first run of what a discard loses, and no more.
+  case keepFirstRun
 
   // MARK: Roles
 

@@ -34,6 +34,32 @@ extension Decision {
     return Decision(victim == .mine ? .syncTarget : .syncSource, .discardByPolicy)
   }
 
+  /// Both are Primary, and their histories part. Nobody's data is replaced under its clients: the
+  /// side that a policy names has to give up its role first, and meets the other one again.
+  static func twoPrimaries(
+    _ mine: StateReport, _ theirs: StateReport, _ iAmLower: Bool
+  ) -> Decision {
+    let policy = mine.policy.twoPrimaries
+    if policy == .disconnect && theirs.policy.twoPrimaries == .disconnect {
+      return Decision(.refuse, .bothPrimary, .splitBrain)
+    }
+    guard policy == theirs.policy.twoPrimaries,
+      mine.policy.noPrimary == theirs.policy.noPrimary.mirrored
+    else { return Decision(.refuse, .bothPrimary, .policiesDiffer) }
+    let victim = noPrimaryVictim(mine, theirs, iAmLower)
+    let source = victim == .mine ? theirs : mine
+    let target = victim == .mine ? mine : theirs
+    guard victim != .nobody, source.isGoodSource, target.disk != .diskless,
+      mine.volumeBytes == theirs.volumeBytes
+    else { return Decision(.refuse, .bothPrimary, .splitBrain) }
+    guard SyncExtent.covers(mine, theirs) else {
+      return Decision(.refuse, .bothPrimary, .bitmapsDoNotCover)
+    }
+    var refusal = Decision(.refuse, .bothPrimary, .primaryMustYieldAfterSplitBrain)
+    refusal.givesWay = victim == .mine
+    return refusal
+  }
+
   /// Fills in what is copied and given up.
   mutating func measure(source: StateReport, target: StateReport) {
     guard rule == .discardAsked || rule == .discardByPolicy else {
@@ -59,7 +85,7 @@ extension Decision {
     guard mine.policy.onePrimary == theirs.policy.onePrimary else { return false }
     switch mine.policy.onePrimary {
     case .disconnect, .discardSecondary: return true
-    case .consensus, .callPrimaryLost: return isSame
+    case .consensus, .callPrimaryLost, .asNoPrimary: return isSame
     }
   }
 
@@ -71,7 +97,7 @@ extension Decision {
     switch mine.policy.onePrimary {
     case .disconnect: return .nobody
     case .discardSecondary: return mine.role == .primary ? .theirs : .mine
-    case .callPrimaryLost: return byNumbers()
+    case .callPrimaryLost, .asNoPrimary: return byNumbers()
     case .consensus:
       let victim = byNumbers()
       let isPrimary = (victim == .mine ? mine : theirs).role == .primary

@@ -99,6 +99,12 @@ public enum Reason: UInt8, Sendable, BitwiseCopyable {
   case tentative
   case handlerRuns
   case handlerRefused
+  case undoIsKept
+  case undoTooLarge
+  case undoNoSpace
+  case undoFailed
+  case peerMustYield
+  case primaryCannotYield
 
   /// The reason in words, for the log and `status`.
   public var text: String {
@@ -142,12 +148,22 @@ public enum Reason: UInt8, Sendable, BitwiseCopyable {
     case .primaryMustYield:
       "I shall become SyncTarget, but I am primary: calling the handler pri-lost"
     case .primaryMustYieldAfterSplitBrain:
-      "Split-Brain detected: the Primary gives way, calling its handler pri-lost-after-sb"
+      "Split-Brain detected: a policy names this Primary; it gives up its role and its data"
+    case .peerMustYield: "Split-Brain detected: a policy names the peer, which is Primary"
+    case .primaryCannotYield:
+      "Split-Brain detected but unresolved: a policy names this Primary, but a client holds it open"
     case .primaryWouldBeTargetForNow:
       "I shall become SyncTarget, but I am primary; trying again until I am not"
     case .tentative: "a tentative connection: nothing was changed"
     case .handlerRuns: "the handler before-resync-target runs"
     case .handlerRefused: "the handler before-resync-target failed"
+    case .undoIsKept: "what will be discarded is being kept in an undo file"
+    case .undoTooLarge:
+      "what would be discarded does not fit 'undo-limit': raise it, or discard with --no-undo"
+    case .undoNoSpace:
+      "no room for the undo file: make some, or discard with --no-undo"
+    case .undoFailed:
+      "the undo file could not be written (see the log): try again, or discard with --no-undo"
     }
   }
 
@@ -156,13 +172,15 @@ public enum Reason: UInt8, Sendable, BitwiseCopyable {
     switch self {
     case .splitBrain, .unrelatedData, .bothPrimary, .primaryWouldBeTarget, .bothHoldUnshared,
       .inconsistentAhead, .sizeMismatch, .bothDiscard, .nothingToDiscard, .noGoodSource,
-      .policiesDiffer, .bitmapsDoNotCover, .primaryMustYield, .primaryMustYieldAfterSplitBrain:
+      .policiesDiffer, .bitmapsDoNotCover, .primaryMustYield, .primaryCannotYield,
+      .undoTooLarge, .undoNoSpace, .undoFailed:
       true
     case .none, .notConfigured, .byCommand, .peerUnreachable, .peerClosed, .peerSaidGoodbye,
       .peerStandAlone, .pingTimeout, .writeTimeout, .handshakeTimeout, .protocolError,
       .wrongResource, .unknownNode, .noCommonVersion, .supersededByPeer, .tieBreak, .renegotiate,
       .disagreement, .diskFailed, .shutdown, .primaryWouldBeTargetForNow, .tentative,
-      .handlerRuns, .handlerRefused:
+      .handlerRuns, .handlerRefused, .undoIsKept,
+      .peerMustYield, .primaryMustYieldAfterSplitBrain:
       false
     }
   }
@@ -171,7 +189,8 @@ public enum Reason: UInt8, Sendable, BitwiseCopyable {
   public var isSplitBrain: Bool {
     switch self {
     case .splitBrain, .bothHoldUnshared, .policiesDiffer, .bitmapsDoNotCover,
-      .primaryMustYieldAfterSplitBrain:
+      .primaryMustYieldAfterSplitBrain, .peerMustYield, .primaryCannotYield, .undoIsKept,
+      .undoTooLarge, .undoNoSpace, .undoFailed:
       true
     default: false
     }

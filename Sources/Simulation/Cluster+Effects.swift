@@ -26,6 +26,7 @@ extension Cluster {
     case .send(let connection, let header, let buffer): send(node, connection, header, buffer)
     case .sendControl(let connection, let message): sendControl(node, connection, message)
     case .sendDigests, .compareDigests: carryOutVerify(effect, node)
+    case .keepUndo(_, let number): keepUndo(node, number)
     case .dial:
       _ = network.dial(from: node.index, now: now, random: &networkRandom)
       drainNetwork()
@@ -128,6 +129,7 @@ extension Cluster {
     case .connection(_, _, let new, let reason):
       node.connection = new
       node.reason = reason
+      givesUpIfVictim(node, new)
       if new == .connected { connected(node) }
       if new == .standAlone { stoodAlone(node, reason) }
       if reason == .protocolError {
@@ -141,16 +143,8 @@ extension Cluster {
     case .protocolError(_, let type):
       violate(.conduct, "node \(node.index) took a \(type) for a protocol error")
     case .verifyStarted, .outOfSync, .verifyEnded: verifyNoted(node, note)
-    case .decision(_, let decision):
-      // From the next superblock on the victim's own writes are gone.
-      if decision.rule == .discardAsked, decision.action == .syncTarget {
-        if !node.mayDiscard {
-          violate(.divergence, "node \(node.index) discards its data, and nobody asked for that")
-        }
-        node.mayDiscard = false
-        history.gaveUp(node.index)
-        isBranched = false
-      }
+    case .decision(_, let decision): decided(node, decision)
+    case .mustGiveWay(let peer): mustGiveWay(node, peer)
     case .peerRole, .handler, .newGeneration, .resyncDone, .resyncPaused, .diskError: break
     }
   }
@@ -160,8 +154,9 @@ extension Cluster {
     case .newGeneration(let generation): "generation \(text(generation))"
     case .decision(_, let decision):
       "decision \(decision.action) by rule \(decision.rule) \(decision.reason)"
-    case .role, .disk, .connection, .replication, .peerDisk, .peerRole, .handler, .resyncDone,
-      .resyncPaused, .diskError, .protocolError, .verifyStarted, .outOfSync, .verifyEnded:
+    case .role, .disk, .connection, .replication, .peerDisk, .peerRole, .handler, .mustGiveWay,
+      .resyncDone, .resyncPaused, .diskError, .protocolError, .verifyStarted, .outOfSync,
+      .verifyEnded:
       "\(note)"
     }
   }

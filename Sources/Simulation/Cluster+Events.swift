@@ -42,6 +42,16 @@ extension Cluster {
       hash.event(at: now, 4 << 56 | UInt64(index))
       start(index)
     case .client(let slot): clientTurn(slot)
+    case .giveWay(let index, let epoch, let peer, let heldOpen):
+      guard nodes[index].epoch == epoch, !postpone(nodes[index], occurrence) else { return }
+      hash.event(at: now, 16 << 56 | UInt64(index))
+      givesWay(nodes[index], peer, heldOpen: heldOpen)
+    case .undo(let index, let epoch, let number, let next):
+      let node = nodes[index]
+      guard node.epoch == epoch else { return }
+      if postpone(node, occurrence) { return }
+      hash.event(at: now, 15 << 56 | UInt64(index) << 48 | next)
+      undoTurn(node, number, next)
     case .operatorTurn: operate()
     case .fault(let number): disturb(number)
     case .faultEnds(let node, let kind): endFault(kind, node)

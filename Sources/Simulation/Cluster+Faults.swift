@@ -150,7 +150,11 @@ extension Cluster {
     say("fault ends: \(kind)")
     switch kind {
     case .blockOneWay: setBlocked(false, from: node)
-    case .blockBothWays, .isolateAndPromote:
+    case .isolateAndPromote:
+      // Often nobody is Primary any more when the two meet.
+      for index in 0...1 where planRandom.coin() { stepDown(index) }
+      for index in 0...1 { setBlocked(false, from: index) }
+    case .blockBothWays:
       for index in 0...1 { setBlocked(false, from: index) }
     case .pauseSync: step(nodes[node], .command(.resumeSync, token: 0))
     case .resyncAfter: step(nodes[node], .resyncOrder(mustWait: false))
@@ -158,6 +162,11 @@ extension Cluster {
     case .readErrors, .writeErrors, .flushErrors: nodes[node].disk.faults = DiskFaults()
     default: break
     }
+  }
+
+  private func stepDown(_ index: Int) {
+    guard nodes[index].role == .primary, nodes[index].pendingCommand == nil else { return }
+    command(index, .secondary(heldOpen: false))
   }
 
   /// From now on the world behaves; clients end soon, and everything must come together.

@@ -118,7 +118,7 @@ extension Cluster {
     node.pendingCommand = command
     lastResult[index] = nil
     switch command {
-    case .connectDiscarding: node.mayDiscard = true
+    case .discard: node.mayDiscard = true
     case .connect, .disconnect: node.mayDiscard = false
     default: break
     }

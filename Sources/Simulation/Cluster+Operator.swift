@@ -95,7 +95,9 @@ extension Cluster {
 
   private func needsResolution(_ node: SimulatedNode) -> Bool {
     switch node.reason {
-    case .splitBrain, .bothHoldUnshared, .inconsistentAhead, .primaryWouldBeTarget, .bothPrimary:
+    case .splitBrain, .bothHoldUnshared, .inconsistentAhead, .primaryWouldBeTarget, .bothPrimary,
+      .policiesDiffer, .bitmapsDoNotCover, .primaryCannotYield, .undoTooLarge,
+      .undoNoSpace, .undoFailed:
       true
     default: false
     }
@@ -107,7 +109,8 @@ extension Cluster {
     else { return }
     let other = nodes[1 - node.index]
     switch node.reason {
-    case .splitBrain, .bothHoldUnshared:
+    case .splitBrain, .bothHoldUnshared, .policiesDiffer, .bitmapsDoNotCover,
+      .primaryCannotYield, .undoTooLarge, .undoNoSpace, .undoFailed:
       operatorState.victim = chooseVictim()
       operatorState.discardsOnConnect = planRandom.index(4) != 0
     case .inconsistentAhead:
@@ -159,7 +162,8 @@ extension Cluster {
     if operatorState.discardsOnConnect, other.diskState == .upToDate {
       // Should the two not come together, the split brain is found again.
       operatorState.victim = nil
-      command(victim, .connectDiscarding)
+      let isCareless = planRandom.chance(Ratio(1, of: 6))
+      command(victim, .discard(isCareless ? .withoutUndo : DiscardPlan()))
       if other.connection == .standAlone, other.pendingCommand == nil {
         command(other.index, .connect)
       }
@@ -241,10 +245,12 @@ extension Cluster {
     case .primary(let force):
       if force { operatorState.hasInitialised = true }
     case .invalidate: history.gaveUp(node.index)
+    case .discard(let plan): node.declinesUndo = !plan.keepsUndo
+    case .connect, .connectTentatively: node.declinesUndo = false
     case .disconnect: break
     case .shutdown: end(node.index, .exit)
-    case .connect, .connectDiscarding, .connectTentatively, .resyncAllowed, .secondary, .detach,
-      .invalidateRemote, .pauseSync, .resumeSync, .verify:
+    case .resyncAllowed, .giveWay, .secondary, .detach, .invalidateRemote, .pauseSync, .resumeSync,
+      .verify:
       break
     }
   }

@@ -18,6 +18,8 @@ enum Occurrence {
   case start(node: Int)
   case client(slot: Int)
   case operatorTurn
+  case giveWay(node: Int, epoch: Int, peer: Int, heldOpen: Bool)
+  case undo(node: Int, epoch: Int, number: UInt64, next: UInt64)
   case fault(Int)
   case faultEnds(node: Int, FaultKind)
   case faultsOver
@@ -141,6 +143,7 @@ package final class Cluster {
     core.verifyAlgorithm = .crc32c
     core.verifyRequestBytes = min(options.resyncRequestBytes, 64 * blockSize)
     core.verifyWindow = options.resyncWindow
+    core.policy = options.policies[node]
     core.sabotage = options.canary
     return core
   }
@@ -181,6 +184,8 @@ package struct Statistics: Equatable, Sendable {
   package var resyncRanges = 0
   package var faults = [Int](repeating: 0, count: FaultKind.allCases.count)
   package var resyncs = 0
+  /// What victims lose was kept so many times.
+  package var undos = 0
   /// Refusals that wait for an administrator, by reason: while both replicas hold acknowledged
   /// writes that the other lacks, and while they do not.
   package var refusedForked = [Int](repeating: 0, count: 256)
@@ -206,6 +211,7 @@ package struct Statistics: Equatable, Sendable {
     resyncRanges += other.resyncRanges
     for kind in faults.indices { faults[kind] += other.faults[kind] }
     resyncs += other.resyncs
+    undos += other.undos
     for reason in refusedForked.indices {
       refusedForked[reason] += other.refusedForked[reason]
       refusedWhole[reason] += other.refusedWhole[reason]

@@ -103,6 +103,13 @@ package final class SimulatedNode {
   package var mayDiscard = false
   /// Blocks that the disk alone, without a running core, says may differ from the peer's.
   package var marksOnDisk: [Bool]
+  /// Sectors that were kept before a discard, and those that are being kept.
+  package var undo: [Int: UInt64] = [:]
+  var undoPart: [Int: UInt64] = [:]
+  /// `--no-undo` was said with the last order to connect.
+  var declinesUndo = false
+  /// The node is the victim of the meeting under way.
+  var pendingDiscard: Decision?
   /// Content that the node promised its sync target with `syncDone`.
   package var promisedContent: SyncedContent?
 
@@ -127,6 +134,8 @@ package final class SimulatedNode {
     mirrored = nil
     waitingServes = []
     compared = nil
+    undoPart = [:]
+    pendingDiscard = nil
     buffers = BufferLedger(count: bufferCount)
     role = .secondary
     diskState = .diskless

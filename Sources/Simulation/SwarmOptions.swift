@@ -6,6 +6,7 @@
 import BlockTypes
 import Metadata
 package import Replication
+package import Wire
 
 /// A planted bug that the oracles are expected to find.
 package typealias Canary = Sabotage
@@ -109,6 +110,10 @@ package struct SwarmOptions: Equatable, Sendable {
   package var pingIntervalMs: UInt64 = 2_000
   package var timeoutMs: UInt64 = 1_000
   package var koCount: UInt64 = 3
+  /// What the configuration of each node decides about a split brain.
+  package var policies = [ConflictPolicy(), ConflictPolicy()]
+  /// How often what is kept for a discard cannot be kept.
+  package var undoFailure = Ratio.never
   /// Buffers of one node. The export takes one a client at most, so a few are always left to the
   /// peer and the resync.
   package var bufferCount = 256
@@ -172,6 +177,34 @@ package struct SwarmOptions: Equatable, Sendable {
     bitmapChunkBlocks = [8, 16, 64][random.index(3)]
     // A change must fit the activity log at once.
     resyncRequestBytes = min(resyncRequestBytes, ActivityLog.rangeBytesLimit / activityLogScale)
+    undoFailure = random.coin() ? Ratio(1, of: 4) : .never
+    if random.chance(Ratio(1, of: 4)) { policies = Self.drawPolicies(&random) }
+    if random.chance(Ratio(1, of: 6)) { splitOften() }
+  }
+
+  /// Few cuts end in a split brain: some runs have hardly anything else, and clients that go on
+  /// writing on both sides until the last one.
+  private mutating func splitOften() {
+    faults += Array(repeating: .isolateAndPromote, count: max(2, faults.count))
+    faultCount = max(faultCount, 6)
+    faultPauseMs = 8_000
+    faultLastsMs = 3_000
+    (pingIntervalMs, timeoutMs, koCount) = (500, 500, min(koCount, 2))
+    clientDepth = max(clientDepth, 2)
+    clientRequests = 1_000
+    think = Latency(floorUs: 1_000, spreadUs: 60_000 * UInt64(clientDepth))
+  }
+
+  /// Mostly the same on both nodes: where they differ nothing is decided.
+  private static func drawPolicies(_ random: inout SeededGenerator) -> [ConflictPolicy] {
+    var policy = ConflictPolicy()
+    policy.noPrimary = NoPrimaryPolicy.allCases[random.index(NoPrimaryPolicy.allCases.count)]
+    policy.onePrimary = OnePrimaryPolicy.allCases[random.index(OnePrimaryPolicy.allCases.count)]
+    policy.twoPrimaries = TwoPrimariesPolicy.allCases[random.index(3)]
+    var other = policy
+    other.noPrimary = policy.noPrimary.mirrored
+    if random.chance(Ratio(1, of: 10)) { other = ConflictPolicy() }
+    return [policy, other]
   }
 
   private static func drawDisk(_ random: inout SeededGenerator) -> Latency {
@@ -201,6 +234,8 @@ extension SwarmOptions: CustomStringConvertible {
       network: \(networkDelay)
       faults: \(faultCount) of \(faults.map { "\($0)" }.joined(separator: " ")), every \
     \(faultPauseMs) ms, lasting \(faultLastsMs) ms
+      split brain: \(policies[0].noPrimary) \(policies[0].onePrimary) | \(policies[1].noPrimary) \
+    \(policies[1].onePrimary), undo fails \(undoFailure)
       operator: \(failsOver ? "fails over" : "waits for the Primary"), clients \
     \(clientsDuringFirstSync ? "during" : "after") the first sync
       core: ping \(pingIntervalMs) ms, timeout \(timeoutMs) ms x \(koCount), resync \

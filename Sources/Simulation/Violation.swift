@@ -24,6 +24,8 @@ package enum Oracle: String, CaseIterable, Sendable {
   case promotion
   /// Two correct nodes never see a protocol error.
   case conduct
+  /// What a victim gives up is kept first, unless the administrator declines.
+  case undo
   /// A verify finds what differs, and nothing else.
   case verify
   /// Nothing spins and nothing hangs.

@@ -26,6 +26,8 @@ package struct WriteHistory {
     package let begun: UInt64
     /// When it was acknowledged; `never` when it was not, or failed, or its node died.
     package var acknowledged = UInt64.max
+    /// The other replica lacked it then.
+    var isAlone = false
   }
 
   /// Why a value may not stand in a sector.
@@ -58,6 +60,8 @@ package struct WriteHistory {
   private var observed: [[UInt64]]
   private var exclusiveSince: [UInt64?] = [nil, nil]
   private var exclusiveLast: [UInt64] = [0, 0]
+  /// What each replica acknowledged alone up to then is on both by now, or given up.
+  private var aloneAfter: [UInt64] = [0, 0]
 
   /// Sectors of the volume.
   package let sectorCount: Int
@@ -124,6 +128,7 @@ package struct WriteHistory {
         if durableOn.contains(node) { durable[node][sector] = max(durable[node][sector], begun) }
       }
       guard !holders.contains(1 - node), !isShared else { continue }
+      records[number].isAlone = true
       if exclusiveSince[node] == nil { exclusiveSince[node] = clock }
       exclusiveLast[node] = clock
     }
@@ -131,6 +136,18 @@ package struct WriteHistory {
 
   /// Whether `node` holds acknowledged writes that the other one lacks.
   package func isExclusive(_ node: Int) -> Bool { exclusiveSince[node] != nil }
+
+  /// Whether `word` in `sector` of `node` is of a write that it acknowledged alone and that the
+  /// other replica has not got since.
+  package func isOnly(_ word: UInt64, sector: Int, on node: Int) -> Bool {
+    let stamp = SectorStamp(bits: word)
+    guard word != 0, stamp.belongs(in: UInt64(sector), seed: seed),
+      Int(stamp.sequence) < records.count
+    else { return false }
+    let record = records[Int(stamp.sequence)]
+    return record.node == node && record.isAlone && record.acknowledged != .max
+      && record.acknowledged > aloneAfter[node]
+  }
 
   /// Whether each replica holds acknowledged writes that the other one lacks.
   package var isForked: Bool { isExclusive(0) && isExclusive(1) }
@@ -232,6 +249,7 @@ extension WriteHistory {
     durable[node] = none
     observed[node] = none
     exclusiveSince[node] = nil
+    aloneAfter[node] = clock
   }
 
   /// What a replica that is synced from `source` has when the source says that it is done.
@@ -244,6 +262,7 @@ extension WriteHistory {
     held[node] = content.held
     durable[node] = content.durable
     exclusiveSince[node] = nil
+    for side in 0...1 { aloneAfter[side] = max(aloneAfter[side], content.clock) }
     if exclusiveLast[source] <= content.clock { exclusiveSince[source] = nil }
   }
 }

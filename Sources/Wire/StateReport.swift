@@ -7,7 +7,7 @@
 /// 10    flags: bit 0 crashed, bit 1 was Primary before the crash, bit 2 has a base,
 ///       bit 3 the whole slot counts as set, bit 4 its data may be discarded, bit 5 asks only
 /// 11    generations, 0 ... 32
-/// 12    after-sb-0pri   13 after-sb-1pri   14 rr-conflict   15 0
+/// 12    after-sb-0pri   13 after-sb-1pri   14 rr-conflict   15 after-sb-2pri
 /// 16-23 blocks out of sync
 /// 24-47 base, a generation; 0 without one
 /// 48-   generations of 24 bytes, oldest first: 0-7 number, 8-15 id, 16 author,
@@ -91,7 +91,7 @@ public struct StateReport: Equatable, Sendable {
     writer.put(policy.noPrimary.rawValue)
     writer.put(policy.onePrimary.rawValue)
     writer.put(policy.primaryIsTarget.rawValue)
-    writer.put(0 as UInt8)
+    writer.put(policy.twoPrimaries.rawValue)
     writer.put(outOfSyncBlocks)
     if let base {
       Self.put(base, into: &writer)

@@ -19,7 +19,8 @@ struct Ashlaradm: ParsableCommand {
       Secondary.self, Invalidate.self, InvalidateRemote.self, PauseSync.self,
       ResumeSync.self, Verify.self, Adjust.self, Status.self, Role.self,
       ConnectionState.self, DiskState.self, GetGenerations.self, ShowGenerations.self,
-      SplitBrain.self, Events.self, WaitConnect.self, WaitSync.self, Proc.self, Dump.self,
+      SplitBrain.self, Undo.self, Events.self, WaitConnect.self, WaitSync.self, Proc.self,
+      Dump.self,
       CreateMetadata.self, DumpMetadata.self, RestoreMetadata.self, ApplyActivityLog.self,
       WipeMetadata.self, ShowDevice.self, ShowResources.self,
     ])

@@ -15,14 +15,18 @@ enum CommandLineError: Error, Equatable {
 /// Options that take the next word as their value, wherever they stand.
 private let optionsWithValue: Set<String> = [
   "-c", "--config", "--config-file", "--node", "--run-dir", "-t", "--timeout", "--color",
-  "--max-peers", "-s", "--start", "-S", "--stop", "--generate-completion-script",
+  "--max-peers", "--to", "--onto", "-s", "--start", "-S", "--stop", "--generate-completion-script",
 ]
 
 /// Flags that DRBD lets carry `=yes` or `=no`.
 private let flagsWithValue: Set<String> = [
-  "--force", "--overwrite-data-of-peer", "--discard-my-data", "--tentative", "--verbose",
+  "--force", "--overwrite-data-of-peer", "--discard-my-data", "--no-undo", "--tentative",
+  "--verbose",
   "--statistics", "--json",
 ]
+
+/// Commands whose second word says what to do.
+private let commandsOfTwoWords: Set<String> = ["undo"]
 
 /// Puts the command first. Words that are no command and no option must not precede it.
 func commonForm(
@@ -43,8 +47,13 @@ func commonForm(
       continue
     }
     guard commands.contains(word) else { throw .unknownCommand(word) }
+    var words = [word]
+    if commandsOfTwoWords.contains(word), index < arguments.count {
+      words.append(arguments[index])
+      index += 1
+    }
     let rest = before + arguments[index...]
-    return [word] + rest.compactMap(withoutFlagValue)
+    return words + rest.compactMap(withoutFlagValue)
   }
   return before
 }

@@ -101,12 +101,16 @@ struct Connect: ParsableCommand {
     discussion: """
       After a split brain both nodes stand alone. Decide whose data counts, make the other node \
       Secondary, run 'ashlaradm connect --discard-my-data' there and 'ashlaradm connect' on the \
-      survivor; 'ashlaradm split-brain' shows what each side wrote.
+      survivor; 'ashlaradm split-brain' shows what each side wrote, and 'ashlaradm connect \
+      --discard-my-data --dry-run' what would be lost. What is given up is kept first in an undo \
+      file; see 'ashlaradm undo'.
       """)
   @OptionGroup var common: CommonOptions
   @Flag(
     help: "Give up what this node wrote without its peer, if both did. Refused on a Primary.")
   var discardMyData = false
+  @Flag(help: "Do not keep in an undo file what --discard-my-data gives up.")
+  var noUndo = false
   @Flag(help: "Print what the two nodes would do, change nothing and stand alone again.")
   var tentative = false
   @Argument(help: resourcesHelp) var resources: [String] = []
@@ -115,6 +119,9 @@ struct Connect: ParsableCommand {
     if resources.isEmpty { throw ValidationError("No resource names specified") }
     if discardMyData && tentative {
       throw ValidationError("--discard-my-data and --tentative exclude each other")
+    }
+    if noUndo && !discardMyData {
+      throw ValidationError("--no-undo belongs to --discard-my-data")
     }
   }
 
@@ -127,11 +134,23 @@ struct Connect: ParsableCommand {
         .connect, resource: target.resource.name, volume: target.volume,
         configuration: target.resource)
       request.discardMyData = discardMyData
+      request.noUndo = noUndo
+      if discardMyData, session.dryRun { return try explain(request, session) }
       request.tentative = tentative
       let exitCode = try session.perform(request)
       guard tentative, exitCode == 0, !session.dryRun else { return exitCode }
       return try showDecision(target.resource.name, session)
     }
+  }
+
+  /// With --dry-run: what the daemon would be asked, and what would be lost.
+  private func explain(
+    _ request: ControlRequest, _ session: Session
+  ) throws(CommandFailure) -> Int32 {
+    printOutput(dryRunLine(request))
+    let reply = try session.send(ControlRequest(.explainDiscard, resource: request.resource))
+    show(reply)
+    return reply.exitCode
   }
 
   /// Waits until the two have met, and prints what they would do.

@@ -134,11 +134,11 @@ private let valueErrors = [
   BadFile(
     "no flag", oldStyle(2, "  net { always-asbp maybe; }"), at: "2:21", "expected yes | no"),
   BadFile(
-    "overrules a Primary", oldStyle(2, "  net { after-sb-1pri violently-as0p; }"), at: "2:23",
-    "overwrites data under a running Primary"),
+    "bad policy for two", oldStyle(2, "  net { after-sb-2pri violently; }"), at: "2:23",
+    "expected disconnect | call-pri-lost-after-sb | violently-as0p"),
   BadFile(
-    "overrules two Primaries", oldStyle(2, "  net { after-sb-2pri violently-as0p; }"), at: "2:9",
-    "two Primaries are never overruled"),
+    "undo directory", oldStyle(2, "  options { undo-directory undo; }"), at: "2:28",
+    "expected an absolute path"),
   BadFile(
     "resync over a Primary", oldStyle(2, "  net { rr-conflict violently; }"), at: "2:21",
     "demote it first"),

@@ -49,10 +49,11 @@ import Testing
     }
     #expect(
       try lines(wanted, resource(), syncedResource()) == [
-        "ashlard resource-options r0 --size=2 --min-size=2",
+        "ashlard resource-options r0 --size=2 --min-size=2 --undo-limit=10737418240 "
+          + "--undo-directory=/var/lib/ashlar/undo",
         "ashlard net-options r0 --protocol=C --timeout=60 --ko-count=7 --ping-int=5 "
           + "--ping-timeout=5 --connect-int=10 --after-sb-0pri=disconnect "
-          + "--after-sb-1pri=disconnect --rr-conflict=disconnect",
+          + "--after-sb-1pri=disconnect --after-sb-2pri=disconnect --rr-conflict=disconnect",
       ])
   }
 

@@ -33,6 +33,7 @@ struct ClusterOptions {
   var sizeMiB = 64
   var net = slowMachine
   var disk = ""
+  var options = ""
   /// The cable between the nodes; without one, both are in this machine's own network.
   var link: Link?
   /// Directories of backing disks that are not in the cluster's own, by node.
@@ -87,7 +88,7 @@ final class Cluster {
       resource \(resource) {
         net { protocol C; \(options.net) }
         disk { \(options.disk) }
-        options { size 2; min-size 1; }
+        options { size 2; min-size 1; undo-directory \(directory.path)/undo; \(options.options) }
       \(sections.joined(separator: "\n"))
       }
 

@@ -179,6 +179,79 @@ extension Integration {
       }
     }
 
+    /// B14: what the victim had is the undo file over what the survivor has.
+    @Test(.needsPythonNBD, .needs("cmp"))
+    func `B14 what a discard gives up can be had back from its undo file`() throws {
+      try withCluster(ClusterOptions(net: "ping-int 1;")) { cluster in
+        let (alpha, beta) = (cluster.alpha, cluster.beta)
+        try part(cluster)
+        try expect(cluster, beta, "connect r0", 0)
+        for node in cluster.nodes { try waitFor(cluster, node, "cstate r0", toSay: "StandAlone") }
+        try expect(cluster, beta, "secondary r0", 0)
+
+        let dryRun = "-- --discard-my-data --dry-run connect r0"
+        try expect(cluster, beta, dryRun, 0, "512 blocks of 4 KiB (2048 KiB), in 1 range")
+        try expect(cluster, beta, dryRun, 0, "nothing was changed")
+        try expect(cluster, beta, "cstate r0", 0, "StandAlone")
+        try expect(cluster, beta, "undo list r0", 0)
+        #expect(try cluster.tell(beta, "undo", "list", "r0") == "")
+
+        let had = cluster.directory.appending(path: "had.img")
+        try succeed("cp", "--sparse=always", beta.disk.path, had.path)
+        try expect(cluster, beta, "-- --discard-my-data connect r0", 0)
+        try expect(cluster, alpha, "connect r0", 0)
+        try cluster.waitForSync()
+        try cluster.expectIdenticalDisks()
+        try scriptNBD(cluster.uri(alpha), Self.isAlphas)
+
+        let listed = try cluster.tell(beta, "undo", "list", "r0")
+        let file = try #require(listed.split(separator: " ").first.map(String.init))
+        #expect(listed.contains("beta") && listed.contains("2048 KiB"), "\(listed)")
+        try expect(cluster, beta, "undo show \(file)", 0, "524288 +")
+        let volume = "\(cluster.bytes)"
+        let back = cluster.directory.appending(path: "back.img")
+        try succeed("cp", "--sparse=always", beta.disk.path, back.path)
+        try expect(cluster, beta, "undo export \(file) --onto \(beta.disk.path)", 20, "in use")
+        try expect(cluster, beta, "undo export \(file) --onto \(back.path)", 0, "2048 KiB")
+        // Beta never had what alpha wrote from 0 on, but where beta wrote itself.
+        try succeed("cmp", "--bytes=2097152", "--ignore-initial=524288", back.path, had.path)
+        let alone = cluster.directory.appending(path: "alone.img")
+        try expect(cluster, beta, "undo export \(file) --to \(alone.path)", 0)
+        try succeed("cmp", "--bytes=\(volume)", alone.path, had.path)
+
+        try expect(cluster, beta, "undo remove \(file)", 0)
+        #expect(try cluster.tell(beta, "undo", "list", "r0") == "")
+      }
+    }
+
+    @Test(.needsPythonNBD)
+    func `B14 a discard that cannot be kept is refused and loses nothing`() throws {
+      let options = ClusterOptions(net: "ping-int 1;", options: "undo-limit 1m;")
+      try withCluster(options) { cluster in
+        let (alpha, beta) = (cluster.alpha, cluster.beta)
+        try part(cluster)
+        try expect(cluster, beta, "connect r0", 0)
+        for node in cluster.nodes { try waitFor(cluster, node, "cstate r0", toSay: "StandAlone") }
+        try expect(cluster, beta, "secondary r0", 0)
+        try expect(
+          cluster, beta, "connect --discard-my-data --dry-run r0", 0, "may not fit undo-limit")
+        try expect(cluster, beta, "connect --discard-my-data r0", 0)
+        try expect(cluster, alpha, "connect r0", 0)
+        try waitFor(cluster, beta, "status r0", toSay: "does not fit 'undo-limit'")
+        try expect(cluster, beta, "cstate r0", 0, "StandAlone")
+        try expect(cluster, beta, "split-brain r0", 0, "both were the same at")
+        try expect(cluster, beta, "primary r0", 0)
+        try scriptNBD(cluster.uri(beta), Self.isBetas)
+        try expect(cluster, beta, "secondary r0", 0)
+        #expect(try cluster.tell(beta, "undo", "list", "r0") == "")
+
+        try expect(cluster, beta, "connect --discard-my-data --no-undo r0", 0)
+        try cluster.waitForSync()
+        try cluster.expectIdenticalDisks()
+        #expect(try cluster.tell(beta, "undo", "list", "r0") == "")
+      }
+    }
+
     @Test func `events2 lists what there is and then every change in order`() throws {
       try withCluster(ClusterOptions(net: "ping-int 1;")) { cluster in
         let (alpha, beta) = (cluster.alpha, cluster.beta)

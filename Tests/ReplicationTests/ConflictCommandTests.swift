@@ -56,7 +56,7 @@ extension Effect {
 
   @Test func b01DiscardedHistoryIsGoneOnDiskBeforeTheSourceMaySend() {
     let rig = split()
-    meet(rig, peerApart, by: .connectDiscarding)
+    meet(rig, peerApart, by: .discard(.withoutUndo))
     #expect(rig.sent(.verdict) == nil)
     rig.finishSuperblock()
 
@@ -69,7 +69,7 @@ extension Effect {
   /// Cut right after the decision: the resync goes on without asking the administrator again.
   @Test func b01InterruptedDiscardGoesOnByItself() {
     let rig = split()
-    meet(rig, peerApart, by: .connectDiscarding)
+    meet(rig, peerApart, by: .discard(.withoutUndo))
     rig.finishSuperblock()
     rig.breakConnection()
     rig.dialAndGreetAgain()
@@ -115,6 +115,21 @@ extension Effect {
       meet(rig, peerApart)
       #expect(rig.peer.reason == .splitBrain, "\(end)")
     }
+  }
+
+  /// B13: `connect` begins to connect where the node stands alone, and changes nothing where it is
+  /// connecting or connected.
+  @Test func b13ConnectIsTheSameTwice() {
+    let rig = split()
+    for _ in 0..<2 {
+      let token = rig.command(.connect)
+      #expect(rig.replies[token] == .done)
+      #expect(rig.state == .connecting)
+    }
+    let pair = Rig.connected()
+    let token = pair.command(.connect)
+    #expect(pair.replies[token] == .done)
+    #expect(pair.state == .connected && pair.closed.isEmpty)
   }
 
   @Test func discardingOnAConnectionIsRefused() {
@@ -184,6 +199,96 @@ extension Effect {
     #expect(rig.state == .standAlone)
     #expect(rig.peer.reason == .handlerRefused)
     #expect(rig.replica.disk == .upToDate)
+  }
+
+  private static func giveWay(_ options: inout ReplicaOptions) {
+    options.policy.noPrimary = .discardLeastChanges
+    options.policy.onePrimary = .callPrimaryLost
+    options.policy.twoPrimaries = .callPrimaryLost
+  }
+
+  /// A Primary, and a peer that has written more without it.
+  private func named(role: Role) -> Rig {
+    let rig = split(Self.giveWay)
+    rig.command(.primary(force: false))
+    rig.settle()
+    var report = peerApart
+    report.role = role
+    report.outOfSyncBlocks = 9
+    report.policy = rig.replica.options.policy
+    meet(rig, report)
+    rig.settle()
+    return rig
+  }
+
+  /// B05, B06: no data is replaced under a Primary. It gives up its role first, then its data.
+  @Test(arguments: [Role.primary, .secondary])
+  func b06PrimaryThatAPolicyNamesGivesWay(peerRole: Role) {
+    let rig = named(role: peerRole)
+    #expect(rig.state == .connecting && rig.peer.reason == .primaryMustYieldAfterSplitBrain)
+    #expect(rig.effects.contains(.note(.mustGiveWay(peer: 0))))
+    #expect(rig.replica.role == .primary && rig.replica.disk == .upToDate)
+
+    let token = rig.command(.giveWay(peer: 0, heldOpen: false))
+    rig.settle()
+    #expect(rig.replies[token] == .done)
+    #expect(rig.replica.role == .secondary)
+    var report = peerApart
+    report.role = peerRole
+    report.outOfSyncBlocks = 9
+    report.policy = rig.replica.options.policy
+    meet(rig, report)
+    #expect(rig.undos.count == 1, "what it loses is kept as well")
+    #expect(rig.replica.disk == .upToDate)
+    rig.step(.undoEnded(peer: 0, number: rig.undos.last ?? 0, .kept))
+    meet(rig, report)
+    rig.settle()
+    #expect(rig.sent(.verdict)?.length == UInt64(Action.syncTarget.rawValue))
+  }
+
+  /// One that a client holds open stays as it is, and an administrator has to decide.
+  @Test(arguments: [true, false])
+  func b06PrimaryThatIsHeldOpenStandsAlone(callsHandler: Bool) {
+    let rig = named(role: .primary)
+    if !callsHandler { rig.replica.options.policy.twoPrimaries = .asNoPrimary }
+    let before = rig.replica.superblock
+    let token = rig.command(.giveWay(peer: 0, heldOpen: true))
+    #expect(rig.replies[token] == .refused(.heldOpen))
+    #expect(
+      rig.effects.compactMap(\.handler)
+        == [callsHandler ? .primaryLostAfterSplitBrain : .splitBrain])
+    #expect(rig.state == .standAlone && rig.peer.reason == .primaryCannotYield)
+    #expect(rig.replica.role == .primary && rig.replica.superblock == before)
+  }
+
+  /// The side that is not named keeps its role and waits for the other one.
+  @Test func b06SurvivorOfAPolicyWaits() {
+    let rig = split(Self.giveWay)
+    rig.command(.primary(force: false))
+    rig.settle()
+    var report = peerApart
+    report.role = .primary
+    report.outOfSyncBlocks = 0
+    report.policy = rig.replica.options.policy
+    rig.replica.options.policy = report.policy
+    meet(rig, report)
+    #expect(!rig.effects.contains(.note(.mustGiveWay(peer: 0))))
+    #expect(rig.state == .connecting && rig.peer.reason == .peerMustYield)
+    #expect(rig.replica.role == .primary)
+    #expect(rig.replica.nextDeadline >= rig.now.advanced(milliseconds: 1_000))
+    // A command that nobody has a reason for changes nothing.
+    rig.command(.giveWay(peer: 0, heldOpen: false))
+    rig.settle()
+    #expect(rig.replica.role == .primary)
+  }
+
+  /// The administrator's word after it counts, not the policy's.
+  @Test func b06DisconnectEndsTheGivingWay() {
+    let rig = named(role: .primary)
+    rig.command(.disconnect)
+    rig.command(.giveWay(peer: 0, heldOpen: false))
+    rig.settle()
+    #expect(rig.replica.role == .primary)
   }
 
   @Test func primaryThatMustYieldCallsItsHandler() {

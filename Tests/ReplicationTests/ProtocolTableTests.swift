@@ -292,7 +292,8 @@ enum MeetingPoint: String, CaseIterable, Sendable {
       .policiesDiffer, .bitmapsDoNotCover, .primaryMustYield, .primaryMustYieldAfterSplitBrain,
     ]
     #expect(told.map(\.rawValue) == [6, 10, 11, 12, 13, 15] + Array(17...23) + Array(27...33))
-    #expect(told.filter(\.isPermanent).map(\.rawValue) == Array(17...23) + Array(27...33))
+    #expect(told.filter(\.isPermanent).map(\.rawValue) == Array(17...23) + Array(27...32))
+    #expect(Reason.undoIsKept.rawValue == 38)
     #expect(Action.allCases.map(\.rawValue) == [0, 1, 2, 3])
   }
 

@@ -72,6 +72,8 @@ final class Rig {
   var closed: [ConnectionID] = []
   /// Dials that were asked for and have no answer.
   var dialing = 0
+  /// Numbers of what was to be kept before a discard.
+  var undos: [UInt64] = []
   /// Whether disk effects are allowed: between an attach that was granted and `detachDisk`.
   var hasDisk = false
   var connection = ConnectionID(0)
@@ -318,6 +320,7 @@ final class Rig {
     case .close(let connection):
       #expect(!closed.contains(connection), "closed twice")
       closed.append(connection)
+    case .keepUndo(_, let number): undos.append(number)
     case .dial: dialing += 1
     case .detachDisk: hasDisk = false
     case .note: break
@@ -378,6 +381,7 @@ extension Effect {
     case .sendDigests(_, let header, _, _, _): "send \(header.type)"
     case .compareDigests: "compare"
     case .sendControl(_, let message): "send \(message)"
+    case .keepUndo: "undo"
     case .dial: "dial"
     case .close: "close"
     case .release: "release"

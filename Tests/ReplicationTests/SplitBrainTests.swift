@@ -95,6 +95,10 @@ private func victim(_ mine: StateReport, _ theirs: StateReport, lower: Bool = tr
     (.consensus, .disconnect, 9, 1, "splitBrain"),
     (.callPrimaryLost, .discardLeastChanges, 9, 1, "theirs"),
     (.callPrimaryLost, .discardLeastChanges, 1, 9, "primaryMustYieldAfterSplitBrain"),
+    (.callPrimaryLost, .disconnect, 1, 9, "splitBrain"),
+    (.asNoPrimary, .discardLeastChanges, 9, 1, "theirs"),
+    (.asNoPrimary, .discardLeastChanges, 1, 9, "primaryMustYieldAfterSplitBrain"),
+    (.asNoPrimary, .disconnect, 1, 9, "splitBrain"),
   ])
   func b05WithOnePrimary(
     one: OnePrimaryPolicy, zero: NoPrimaryPolicy, own: UInt64, others: UInt64, expected: String
@@ -115,6 +119,53 @@ private func victim(_ mine: StateReport, _ theirs: StateReport, lower: Bool = tr
       }
       #expect(victim(side(2, role: .primary, set), side(3, role: .primary, set)) == "splitBrain")
     }
+  }
+
+  /// Both sides are Primary: policies, changed blocks of each side, whether it is this side that
+  /// has to give way.
+  @Test(arguments: [
+    (TwoPrimariesPolicy.disconnect, NoPrimaryPolicy.disconnect, 1, 9, "splitBrain", false),
+    (.disconnect, .discardLeastChanges, 1, 9, "splitBrain", false),
+    (.callPrimaryLost, .discardLeastChanges, 1, 9, "primaryMustYieldAfterSplitBrain", true),
+    (.callPrimaryLost, .discardLeastChanges, 9, 1, "primaryMustYieldAfterSplitBrain", false),
+    (.callPrimaryLost, .disconnect, 1, 9, "splitBrain", false),
+    (.callPrimaryLost, .discardZeroChanges, 1, 9, "splitBrain", false),
+    (.asNoPrimary, .discardLeastChanges, 1, 9, "primaryMustYieldAfterSplitBrain", true),
+    (.asNoPrimary, .discardLeastChanges, 9, 1, "primaryMustYieldAfterSplitBrain", false),
+    (.asNoPrimary, .disconnect, 1, 9, "splitBrain", false),
+  ])
+  func b06WithTwoPrimaries(
+    two: TwoPrimariesPolicy, zero: NoPrimaryPolicy, own: UInt64, others: UInt64, expected: String,
+    givesWay: Bool
+  ) {
+    let set = { (policy: inout ConflictPolicy) in
+      policy.twoPrimaries = two
+      policy.noPrimary = zero
+    }
+    let mine = side(2, blocks: own, role: .primary, set)
+    let theirs = side(3, blocks: others, role: .primary, set)
+    #expect(victim(mine, theirs) == expected)
+    let decision = Decision.decide(mine: mine, theirs: theirs, iAmLower: true)
+    let mirror = Decision.decide(mine: theirs, theirs: mine, iAmLower: false)
+    #expect(decision.givesWay == givesWay)
+    #expect(mirror.reason == decision.reason && mirror.rule == decision.rule)
+    if expected == "primaryMustYieldAfterSplitBrain" { #expect(mirror.givesWay != givesWay) }
+  }
+
+  @Test func b06TwoPrimariesNeedTheSamePolicyAndBitmapsThatCover() {
+    let set = { (policy: inout ConflictPolicy) in
+      policy.twoPrimaries = .callPrimaryLost
+      policy.noPrimary = .discardLeastChanges
+    }
+    var mine = side(2, blocks: 1, role: .primary, set)
+    let theirs = side(3, blocks: 9, role: .primary, set)
+    #expect(victim(mine, side(3, blocks: 9, role: .primary)) == "policiesDiffer")
+    mine.isFull = true
+    #expect(victim(mine, theirs) == "bitmapsDoNotCover")
+    mine.isFull = false
+    mine.disk = .diskless
+    mine.volumeBytes = 0
+    #expect(victim(mine, theirs) == "splitBrain")
   }
 
   /// A policy decides on known numbers only.

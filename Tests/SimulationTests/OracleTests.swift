@@ -32,6 +32,7 @@ import Wire
     case .promotion: promoteWithoutWrites(scenario)
     case .conduct: scenario.carryOut(0, .note(.protocolError(peer: 0, .ack)))
     case .progress: standStill(scenario)
+    case .undo: forgetWhatWasKept(scenario)
     case .verify:
       let range = ByteRange(start: 0, end: blockSize)
       scenario.carryOut(0, .note(.outOfSync(peer: 0, range)))
@@ -42,8 +43,11 @@ import Wire
   private func losePeerWrite(_ scenario: Scenario) {
     scenario.second.slowByNs = 1
     scenario.cluster.request(client: 1, node: 0, .write, 100..<101)
-    // The answer is on its way; the peer's disk forgets what it had stored.
-    scenario.run { $0.second.disk.word(at: 100) != 0 || !$0.cluster.isPending(client: 1) }
+    // The answer is on its way, which takes some microseconds; the peer's disk forgets what it had
+    // stored.
+    while scenario.second.disk.word(at: 100) == 0, scenario.cluster.isPending(client: 1) {
+      scenario.cluster.run(until: scenario.cluster.now + 1_000)
+    }
     scenario.put(1, sector: 100, 0)
     scenario.run { !$0.cluster.isPending(client: 1) }
   }
@@ -60,6 +64,15 @@ import Wire
     scenario.cluster.history.acknowledge(change, holders: Set2(1))
     scenario.tell(1, .disconnect)
     scenario.carryOut(1, .note(.replication(peer: 0, from: .off, to: .wfBitMapT)))
+  }
+
+  private func forgetWhatWasKept(_ scenario: Scenario) {
+    scenario.split()
+    scenario.tell(1, .connectDiscarding)
+    scenario.tell(0, .connect)
+    scenario.run { $0.cluster.statistics.undos == 1 }
+    scenario.second.undo = [:]
+    scenario.run { $0.isInSync }
   }
 
   private func destroySuperblocks(_ scenario: Scenario) {

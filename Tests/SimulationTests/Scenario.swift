@@ -62,6 +62,19 @@ final class Scenario {
     #expect(run { $0.isInSync })
   }
 
+  /// From a pair to a split brain that both have found out. Node 0 writes sectors 8 to 15 alone,
+  /// node 1 sectors 16 to 23.
+  func split() {
+    for node in 0...1 { cluster.setBlocked(true, from: node) }
+    run { $0.first.connection != .connected && $0.second.connection != .connected }
+    #expect(tell(1, .primary(force: false))?.isDone == true)
+    #expect(write(0, 8..<16) == .done)
+    #expect(write(1, 16..<24) == .done)
+    for node in 0...1 { tell(node, .secondary(heldOpen: false)) }
+    for node in 0...1 { cluster.setBlocked(false, from: node) }
+    #expect(run { $0.first.connection == .standAlone && $0.second.connection == .standAlone })
+  }
+
   var isInSync: Bool {
     cluster.nodes.allSatisfy {
       $0.connection == .connected && $0.replication == .established && $0.diskState == .upToDate

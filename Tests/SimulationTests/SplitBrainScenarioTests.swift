@@ -10,19 +10,13 @@ import Wire
 @Suite struct SplitBrainScenarioTests {
   /// Both wrote without each other, found it out and stand alone. Node 0 wrote sectors 8 to 15,
   /// node 1 sectors 16 to 23.
-  private func splitBrain() -> Scenario {
-    let scenario = Scenario()
+  private func splitBrain(
+    _ change: (inout SwarmOptions) -> Void = { _ in }
+  ) -> Scenario {
+    let scenario = Scenario(seed: 1, change)
     scenario.makePair()
     scenario.write(0, 0..<8)
-    for node in 0...1 { scenario.cluster.setBlocked(true, from: node) }
-    scenario.run { $0.first.connection != .connected && $0.second.connection != .connected }
-    #expect(scenario.tell(1, .primary(force: false))?.isDone == true)
-    #expect(scenario.write(0, 8..<16) == .done)
-    #expect(scenario.write(1, 16..<24) == .done)
-    for node in 0...1 { scenario.tell(node, .secondary(heldOpen: false)) }
-    for node in 0...1 { scenario.cluster.setBlocked(false, from: node) }
-    #expect(
-      scenario.run { $0.first.connection == .standAlone && $0.second.connection == .standAlone })
+    scenario.split()
     return scenario
   }
 
@@ -73,6 +67,62 @@ import Wire
     }
     scenario.finish()
     expectData(of: 0, scenario)
+  }
+
+  /// B14: what the victim wrote alone can be had back.
+  @Test(arguments: 0...1)
+  func b14VictimsWritesAreKeptBeforeTheyAreOverwritten(victim: Int) {
+    let scenario = splitBrain()
+    let sectors = victim == 0 ? 8..<16 : 16..<24
+    let words = sectors.map { scenario.cluster.nodes[victim].disk.word(at: $0) }
+    discard(scenario, victim: victim)
+    scenario.finish()
+    expectData(of: 1 - victim, scenario)
+    #expect(sectors.map { scenario.cluster.nodes[victim].undo[$0] } == words)
+    #expect(scenario.cluster.nodes[victim].undo.count == 8, "only what it changed itself")
+    #expect(scenario.cluster.nodes[1 - victim].undo.isEmpty)
+  }
+
+  /// What cannot be kept is not overwritten, until the administrator declines.
+  @Test func b14DiscardThatCannotBeKeptIsRefused() {
+    let scenario = splitBrain { $0.undoFailure = Ratio(1, of: 1) }
+    let kept = scenario.second.disk.word(at: 16)
+    discard(scenario, victim: 1)
+    let reasons: [Reason] = [.undoTooLarge, .undoNoSpace, .undoFailed]
+    #expect(scenario.run { reasons.contains($0.second.reason) })
+    #expect(scenario.second.connection == .standAlone)
+    #expect(scenario.second.diskState == .upToDate)
+    #expect(scenario.second.disk.word(at: 16) == kept)
+
+    scenario.tell(1, .discard(.withoutUndo))
+    scenario.finish()
+    expectData(of: 0, scenario)
+    #expect(scenario.second.undo.isEmpty)
+  }
+
+  /// B11: the operator wants the older of two data sets. He says so on both sides, and what the
+  /// newer one had can be had back.
+  @Test func b11NewerDataIsGivenUpForOlderDataAndKept() {
+    let scenario = Scenario()
+    scenario.makePair()
+    scenario.cluster.end(1, .kill)
+    scenario.run { $0.first.connection != .connected }
+    scenario.write(0, 8..<16)
+    let newer = (8..<16).map { scenario.first.disk.word(at: $0) }
+    scenario.tell(0, .secondary(heldOpen: false))
+    scenario.tell(0, .shutdown)
+    scenario.start(1)
+    #expect(scenario.tell(1, .primary(force: true))?.isDone == true)
+    scenario.write(1, 16..<24)
+    scenario.start(0)
+    #expect(
+      scenario.run { $0.first.connection == .standAlone && $0.second.connection == .standAlone })
+    discard(scenario, victim: 0)
+    scenario.run { $0.isInSync }
+    scenario.expectNoViolation()
+    #expect(scenario.areIdentical)
+    #expect(scenario.first.disk.word(at: 8) == 0)
+    #expect((8..<16).map { scenario.first.undo[$0] } == newer)
   }
 
   @Test func b02BothAskingIsRefusedAndKeepsBothDataSets() {
