@@ -252,6 +252,52 @@ extension Integration {
       }
     }
 
+    /// Alpha wrote less than beta, and both are Primary.
+    private static let twoPrimaries =
+      "ping-int 1; after-sb-0pri discard-least-changes; after-sb-2pri call-pri-lost-after-sb;"
+
+    @Test(.needsPythonNBD)
+    func `B06 a Primary that a policy names gives up its role, then its data, which is kept`()
+      throws
+    {
+      try withCluster(ClusterOptions(net: Self.twoPrimaries)) { cluster in
+        let (alpha, beta) = (cluster.alpha, cluster.beta)
+        try part(cluster)
+        try expect(cluster, beta, "connect r0", 0)
+        try cluster.waitForSync()
+        try expect(cluster, alpha, "role r0", 0, "Secondary")
+        try expect(cluster, beta, "role r0", 0, "Primary")
+        try scriptNBD(cluster.uri(beta), Self.isBetas)
+        try cluster.expectIdenticalDisks()
+        let listed = try cluster.tell(alpha, "undo", "list", "r0")
+        #expect(listed.contains("  alpha  ") && listed.contains("1024 KiB"), "\(listed)")
+        #expect(!listed.contains("  beta  "))
+      }
+    }
+
+    @Test(.needsPythonNBD)
+    func `B06 a Primary that is held open keeps its role and its data`() throws {
+      try withCluster(ClusterOptions(net: Self.twoPrimaries)) { cluster in
+        let (alpha, beta) = (cluster.alpha, cluster.beta)
+        try part(cluster)
+        let holder = try BackgroundProcess(
+          [
+            "/usr/bin/python3", "-m", "nbd", "-u", cluster.uri(alpha), "-c",
+            "import time; time.sleep(600)",
+          ],
+          log: cluster.directory.appending(path: "holder.log"))
+        defer { holder.kill() }
+        try waitFor(cluster, alpha, "status --verbose r0", toSay: "open:yes")
+        try expect(cluster, beta, "connect r0", 0)
+        try waitFor(cluster, alpha, "status r0", toSay: "a client holds it open")
+        try expect(cluster, alpha, "cstate r0", 0, "StandAlone")
+        for node in cluster.nodes { try expect(cluster, node, "role r0", 0, "Primary") }
+        try scriptNBD(cluster.uri(alpha), Self.isAlphas)
+        try scriptNBD(cluster.uri(beta), Self.isBetas)
+        #expect(try cluster.tell(alpha, "undo", "list", "r0") == "")
+      }
+    }
+
     @Test func `events2 lists what there is and then every change in order`() throws {
       try withCluster(ClusterOptions(net: "ping-int 1;")) { cluster in
         let (alpha, beta) = (cluster.alpha, cluster.beta)
