@@ -79,7 +79,9 @@ public struct SessionKey: Sendable, BitwiseCopyable, CustomStringConvertible {
     _ third: UnsafeRawBufferPointer, into place: UnsafeMutableRawBufferPointer
   ) {
     precondition(place.count >= SHA256Digest.byteCount, "no room for the code")
-    var key = words
+    var key = (
+      words.0.bigEndian, words.1.bigEndian, words.2.bigEndian, words.3.bigEndian
+    )
     let symmetric = unsafe withUnsafeBytes(of: &key) { unsafe SymmetricKey(data: $0) }
     var code = HMAC<SHA256>(key: symmetric)
     unsafe code.update(data: first)
