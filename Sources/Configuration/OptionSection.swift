@@ -28,16 +28,22 @@ struct OptionSection: Equatable, Sendable {
   }
 
   /// The name of an algorithm that Ashlar makes digests with, or `nil` where none is set.
-  func digest(_ name: String) throws(ConfigurationError) -> String? {
+  func digest(
+    _ name: String, among known: [String] = Vocabulary.digests
+  ) throws(ConfigurationError) -> String? {
     guard let value = entries[name]?.value else { return nil }
-    if Vocabulary.digests.contains(value.text) { return value.text }
-    let alternative = "use '\(name) \(Vocabulary.digests[0])'"
-    if Vocabulary.digestsOfDRBD.contains(value.text) {
+    if known.contains(value.text) { return value.text }
+    var alternative = "use '\(name) \(known[0])'"
+    if Vocabulary.digests.contains(value.text) {
+      alternative +=
+        ": blocks that differ may have equal digests of 32 bits, and would not be copied"
+    }
+    if Vocabulary.digests.contains(value.text) || Vocabulary.digestsOfDRBD.contains(value.text) {
       throw .unsupported("\(name) \(value.text)", alternative: alternative, at: value.position)
     }
     throw .badValue(
-      keyword: name, value: value.text, expected: Vocabulary.digests.joined(separator: " | "),
-      suggestion: nearestWord(to: value.text, among: Vocabulary.digests), at: value.position)
+      keyword: name, value: value.text, expected: known.joined(separator: " | "),
+      suggestion: nearestWord(to: value.text, among: known), at: value.position)
   }
 
   /// A number in `range`, or `nil` where the option is not set.
@@ -205,7 +211,7 @@ extension NetOptions {
     connectIntervalSeconds =
       try section.number("connect-int", in: 1...120, unit: "seconds") ?? connectIntervalSeconds
     verifyAlgorithm = try section.digest("verify-alg")
-    checksumAlgorithm = section.entries["csums-alg"]?.value.text
+    checksumAlgorithm = try section.digest("csums-alg", among: Vocabulary.proofs)
     try readConflictOptions(section)
     try checkTimeout(section)
   }

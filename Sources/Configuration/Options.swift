@@ -28,7 +28,7 @@ public struct NetOptions: Equatable, Sendable, Codable {
   public var connectIntervalSeconds: UInt32 = 10
   /// `verify-alg`: what an online verify compares. Without one there is no verify.
   public var verifyAlgorithm: String?
-  /// `csums-alg` as written. No effect yet.
+  /// `csums-alg`: what a resync compares before it copies. Without one it copies what is marked.
   public var checksumAlgorithm: String?
   /// `after-sb-0pri`.
   public var afterSplitBrainNoPrimary = AfterSplitBrainNoPrimary.disconnect

@@ -118,13 +118,12 @@ extension Vocabulary {
       "csums-alg", "after-sb-0pri", "after-sb-1pri", "after-sb-2pri",
       "rr-conflict",
     ],
-    verdicts: netVerdicts,
-    notes: [
-      "csums-alg": "\(noEffect) yet: a resync copies every block it looks at"
-    ])
+    verdicts: netVerdicts)
 
   /// What digests of blocks can be made with; the first one is proposed where another is refused.
   static let digests = ["crc32c", "xxh3-128"]
+  /// Those whose equality proves that two blocks are equal; the first one is proposed, too.
+  static let proofs = ["xxh3-128"]
   /// What the kernel offers DRBD beside them: refused by name, for what would be made is another.
   static let digestsOfDRBD = [
     "sha256", "sha1", "md5", "sha224", "sha384", "sha512", "sha3-256", "blake2b-256", "xxhash64",

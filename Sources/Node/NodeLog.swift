@@ -41,8 +41,9 @@ extension NodeLoop {
     case .newGeneration(let generation):
       options.log(
         .info, "\(name): new generation \(generation.number):\(hexadecimal(generation.id))")
-    case .resyncDone(let index, let blocks):
+    case .resyncDone(let index, let blocks, let equal):
       options.log(.info, "\(peer(index)): Resync done (\(blocks * blockSize / 1024) KiB)")
+      logEqual(peer(index), blocks, equal)
     case .resyncPaused(let index):
       let state = unsafe volume.pointee.replica.status(ofPeer: index)
       options.log(.info, "\(peer(index)): resync-suspended( \(state.resyncSuspended) )")

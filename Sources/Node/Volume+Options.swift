@@ -36,6 +36,8 @@ extension ReplicaOptions {
     pingTimeoutMs = net.pingTimeoutMilliseconds
     connectIntervalMs = net.connectIntervalMilliseconds
     verifyAlgorithm = net.verifyAlgorithm.flatMap { DigestAlgorithm(named: $0) }
+    checksumAlgorithm = net.checksumAlgorithm.flatMap { DigestAlgorithm(named: $0) }
+    if checksumAlgorithm?.provesEquality == false { checksumAlgorithm = nil }
     policy.noPrimary = net.afterSplitBrainNoPrimary.policy(on: host)
     policy.onePrimary =
       switch net.afterSplitBrainOnePrimary {

@@ -55,6 +55,17 @@ extension Volume {
 }
 
 extension NodeLoop {
+  /// What digests spared a resync, in the kernel module's words.
+  func logEqual(_ peer: String, _ blocks: UInt64, _ equal: UInt64) {
+    guard equal > 0 else { return }
+    let total = max(blocks, equal)
+    let kib = blockSize / 1024
+    options.log(
+      .info,
+      "\(peer): \(equal * 100 / total) % had equal checksums, eliminated: \(equal * kib)K; "
+        + "transferred \((total - equal) * kib)K total \(total * kib)K")
+  }
+
   /// Log lines of a verify, in the kernel module's words where it has some.
   func logVerify(_ peer: String, _ note: Note) {
     switch note {

@@ -74,7 +74,8 @@ public enum Note: Equatable, Sendable, BitwiseCopyable {
   /// A policy names this Primary as victim: the driver answers with the command `giveWay`.
   case mustGiveWay(peer: Int)
   case newGeneration(Generation)
-  case resyncDone(peer: Int, blocks: UInt64)
+  /// So many blocks were marked; of them, so many were found equal by their digests.
+  case resyncDone(peer: Int, blocks: UInt64, equal: UInt64)
   /// Whether the resync rests, or on whose wish, may have changed.
   case resyncPaused(peer: Int)
   /// An online verify began with this range.

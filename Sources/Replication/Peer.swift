@@ -119,6 +119,17 @@ struct Peer: BitwiseCopyable {
   var pullsInFlight = 0
   var syncBlocksTotal: UInt64 = 0
   var syncStarted = Instant(nanoseconds: 0)
+  /// Target of a resync by checksum: what the digests are made with, the next block to be compared,
+  /// and where everything is compared up to. What is marked before that is pulled.
+  var checksumAlgorithm: DigestAlgorithm?
+  var compareCursor: UInt64 = 0
+  var comparedUpTo = UInt64.max
+  /// Comparisons in the slab, also those of a connection that is gone.
+  var comparesHere = 0
+  /// Marked blocks that a comparison found equal, in this resync.
+  var syncBlocksEqual: UInt64 = 0
+  /// What the planted bug `unmarkLate` believes in.
+  var lastChecked: (range: ByteRange, differing: UInt64)?
   /// What was asked for in this pass was refused in part; in the next, each block for itself.
   var wasRefusedBlocks = false
   var pullsSingly = false

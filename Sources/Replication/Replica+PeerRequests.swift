@@ -35,6 +35,11 @@ extension Replica {
         releaseIfAny(buffer)
         return protocolViolation(slot, header.type)
       }
+    case .resyncDigests:
+      guard isConnected, receivedResyncDigests(slot, header, buffer) else {
+        releaseIfAny(buffer)
+        return protocolViolation(slot, header.type)
+      }
     case .verifyDigests:
       guard isConnected, receivedDigests(slot, header, buffer) else {
         releaseIfAny(buffer)
@@ -47,7 +52,7 @@ extension Replica {
     case .hello, .helloReply: protocolViolation(slot, header.type)
     case .ack, .resyncRequest, .resyncAck, .syncDone, .syncDoneAck, .bitmap, .bitmapAck,
       .bitmapDone, .syncReady, .syncStart, .promoteRequest, .promoteReply, .roleChanged,
-      .diskChanged, .resyncUnreadable, .syncPause, .invalidate:
+      .diskChanged, .resyncUnreadable, .resyncCompared, .syncPause, .invalidate:
       guard isConnected else { return protocolViolation(slot, header.type) }
       unsafe receivedConnected(slot, header, control)
     }
@@ -72,6 +77,7 @@ extension Replica {
     case .syncReady: receivedSyncReady(slot)
     case .syncStart: receivedSyncStart(slot)
     case .resyncUnreadable: receivedUnreadable(slot, header)
+    case .resyncCompared: receivedResyncCompared(slot, header)
     case .syncPause: receivedPause(slot, header)
     case .invalidate: receivedInvalidate(slot)
     case .promoteRequest: receivedPromoteRequest(slot, header)
@@ -79,9 +85,9 @@ extension Replica {
     case .roleChanged: receivedRole(slot, header)
     case .diskChanged: receivedDiskChange(slot, header)
     case .hello, .helloReply, .reject, .state, .verdict, .write, .writeZeroes, .trim, .flush,
-      .resyncData, .resyncZeroes, .goodbye, .ping, .pong, .verifyStart, .verifyReady,
-      .verifyRequest,
-      .verifyRequestLocked, .verifyDigests, .verifySkipped, .verifyResult, .verifyEnd:
+      .resyncData, .resyncZeroes, .resyncDigests, .goodbye, .ping, .pong, .verifyStart,
+      .verifyReady, .verifyRequest, .verifyRequestLocked, .verifyDigests, .verifySkipped,
+      .verifyResult, .verifyEnd:
       preconditionFailure("handled before")
     }
   }

@@ -55,7 +55,7 @@ extension Replica {
 
   private func canStart(_ request: Request) -> Bool {
     if request.origin == .client, isFrozen { return false }
-    guard canLog(request), request.origin != .resyncServe || mayServe else { return false }
+    guard canLog(request), !request.isForResync || mayServe else { return false }
     if options.sabotage == .ignoreOverlaps { return true }
     return request.operation == .flush || !active.overlaps(request.range)
   }
@@ -83,7 +83,7 @@ extension Replica {
       guard requests.contains(waiting[index]) else { continue }
       let other = requests[waiting[index]]
       // One that rests has read nothing yet.
-      if other.origin == .resyncServe, !mayServe { continue }
+      if other.isForResync, !mayServe { continue }
       if other.operation != .flush, other.range.overlaps(request.range) { return true }
     }
     return false
@@ -98,7 +98,7 @@ extension Replica {
       active.insert(request.range, owner: id)
       requests[id].holdsRange = true
     }
-    if request.origin == .resyncServe, !skipsLock { serveBegins(request.range.length) }
+    if request.isForResync, !skipsLock { serveBegins(request.range.length) }
     if enterLog(id) { begin(id) }
   }
 
@@ -113,9 +113,10 @@ extension Replica {
       writeLocally(id, request)
       if options.sabotage == .releaseLogEarly { releaseLog(id) }
     case .peer, .resyncApply: writeLocally(id, request)
-    case .resyncServe, .verifyServe: effects.push(.serve(id, request.range))
+    case .resyncServe, .resyncCheck, .verifyServe: effects.push(.serve(id, request.range))
     case .verify: verifyRangeIsLocked(id)
-    case .resyncPull, .handshakeFlush, .commandFlush, .syncDoneFlush, .cleanFlush, .logFlush:
+    case .resyncPull, .resyncCompare, .handshakeFlush, .commandFlush, .syncDoneFlush, .cleanFlush,
+      .logFlush:
       preconditionFailure("never waits")
     }
   }
@@ -136,7 +137,11 @@ extension Replica {
     case .peer: finishPeerRequest(id, request)
     case .resyncApply: resyncApplied(id, request)
     case .resyncServe, .verify, .verifyServe: remove(id)
-    case .resyncPull, .handshakeFlush, .commandFlush, .syncDoneFlush, .cleanFlush, .logFlush:
+    case .resyncCheck:
+      releaseIfAny(request.buffer)
+      remove(id)
+    case .resyncPull, .resyncCompare, .handshakeFlush, .commandFlush, .syncDoneFlush, .cleanFlush,
+      .logFlush:
       preconditionFailure("never waits")
     }
   }
@@ -211,6 +216,8 @@ extension Replica {
       if request.operation == .read { finishRead(id, request) } else { finishClientRequest(id) }
     case .peer: finishPeerRequest(id, request)
     case .resyncServe: served(id, request, buffer)
+    case .resyncCompare: compareRead(id, request, buffer)
+    case .resyncCheck: checkRead(id, request, buffer)
     case .verify: verifyRangeRead(id, request, buffer)
     case .verifyServe: verifyServed(id, request, buffer)
     case .resyncApply: resyncApplied(id, request)
@@ -237,7 +244,8 @@ extension Replica {
       cleanFlush = nil
       if !request.failed { cleanFlushed() }
     case .logFlush: logFlushed(request)
-    case .client, .peer, .resyncPull, .resyncApply, .resyncServe, .verify, .verifyServe:
+    case .client, .peer, .resyncPull, .resyncApply, .resyncServe, .resyncCompare, .resyncCheck,
+      .verify, .verifyServe:
       preconditionFailure("no flush of our own")
     }
   }
@@ -308,9 +316,10 @@ extension Replica {
     if request.holdsRange { active.remove(owner: id) }
     switch request.origin {
     case .peer, .resyncApply: peers[Int(request.peer)].requestsHere -= 1
-    case .resyncServe:
+    case .resyncServe, .resyncCheck:
       peers[Int(request.peer)].servesHere -= 1
       if request.holdsRange { serveEnded() }
+    case .resyncCompare: peers[Int(request.peer)].comparesHere -= 1
     case .verifyServe: peers[Int(request.peer)].servesHere -= 1
     case .verify: peers[Int(request.peer)].verifiesHere -= 1
     case .client, .resyncPull, .handshakeFlush, .commandFlush, .syncDoneFlush, .cleanFlush,
@@ -379,11 +388,13 @@ extension Replica {
           if options.sabotage != .forgetDroppedWrites { markOutOfSync(slot, request.range) }
         }
         finishClientRequest(id)
-      case .peer, .resyncApply, .resyncServe, .resyncPull, .verify, .verifyServe:
+      case .peer, .resyncApply, .resyncServe, .resyncPull, .resyncCompare, .resyncCheck, .verify,
+        .verifyServe:
         if Int(request.peer) == slot { orphan(id) }
       case .handshakeFlush, .commandFlush, .syncDoneFlush, .cleanFlush, .logFlush: break
       }
     }
+    if options.sabotage == .unmarkLate { unmarkLate(slot) }
   }
 
   /// Lets the disk finish what it has begun, so the range stays locked; drops everything else.

@@ -20,6 +20,7 @@ extension Replica {
     peers[slot].wasRefusedBlocks = false
     peers[slot].pullsSingly = false
     peers[slot].retryPullsAt = .never
+    beginComparing(slot)
     progressSweepAt = now.advanced(milliseconds: Self.progressSweepMs)
     if peers[slot].isPausedHere || waitsForResync { tellPause(slot) }
   }
@@ -41,15 +42,22 @@ extension Replica {
     guard peers[slot].replication == .syncTarget, let connection = peers[slot].connection,
       let volumeBytes = superblock?.volumeBytes, !isResting(slot)
     else { return }
+    compareMore(slot)
     let request = pullSize
+    let compared = peers[slot].comparedUpTo
     while peers[slot].pullsInFlight < request.window {
-      guard let block = bitmaps[slot].firstSet(from: BlockIndex(peers[slot].pullCursor)) else {
-        guard options.sabotage != .keepPullCursor, beginsAnotherPass(slot) else { return }
+      guard let block = bitmaps[slot].firstSet(from: BlockIndex(peers[slot].pullCursor)),
+        block.offset.bytes < compared
+      else {
+        guard compared == .max, options.sabotage != .keepPullCursor, beginsAnotherPass(slot) else {
+          return
+        }
         continue
       }
-      let limit = peers[slot].pullsSingly ? 1 : request.blocks
-      let blocks = bitmaps[slot].runLength(from: block, limit: limit)
       let start = block.offset.bytes
+      let wanted = peers[slot].pullsSingly ? 1 : request.blocks
+      let blocks = bitmaps[slot].runLength(
+        from: block, limit: min(wanted, (compared - start) / blockSize))
       let range = ByteRange(start: start, end: min(start + blocks * blockSize, volumeBytes))
       peers[slot].pullCursor = block.value + blocks
       peers[slot].pullsInFlight += 1
@@ -121,7 +129,9 @@ extension Replica {
   /// settled the block there before and here after the news.
   mutating func flushForSyncDone(_ slot: Int) {
     // A pull for a block that a write has covered meanwhile is answered all the same.
-    let isLeft = peers[slot].pullsInFlight > 0 || bitmaps[slot].setCount > 0
+    let isLeft =
+      peers[slot].pullsInFlight > 0 || peers[slot].comparesHere > 0
+      || bitmaps[slot].setCount > 0
     guard peers[slot].syncDoneReceived, peers[slot].replication == .syncTarget,
       !isLeft || options.sabotage == .finishEarly
     else { return }
@@ -241,7 +251,7 @@ extension Replica {
       peers[slot].adoptVersion = nil
       become(disk: .upToDate)
       become(slot, replication: .established)
-      effects.push(.note(.resyncDone(peer: slot, blocks: peers[slot].syncBlocksTotal)))
+      noteResyncDone(slot)
       effects.push(.send(connection, MessageHeader(.syncDoneAck), .none))
       settleAfterSync()
     }
@@ -256,8 +266,15 @@ extension Replica {
     peers[slot].finishVersion = nil
     become(slot, peerDisk: .upToDate)
     become(slot, replication: .established)
-    effects.push(.note(.resyncDone(peer: slot, blocks: peers[slot].syncBlocksTotal)))
+    noteResyncDone(slot)
     settleAfterSync()
+  }
+
+  private mutating func noteResyncDone(_ slot: Int) {
+    effects.push(
+      .note(
+        .resyncDone(
+          peer: slot, blocks: peers[slot].syncBlocksTotal, equal: peers[slot].syncBlocksEqual)))
   }
 
   /// What was copied is taken from the bitmap on disk, and a pair without a Primary is clean.

@@ -21,6 +21,8 @@ public struct PeerStatus: Equatable, Sendable, BitwiseCopyable {
   public var blocksOutOfSync: UInt64
   /// Blocks the resync under way began with.
   public var syncBlocksTotal: UInt64
+  /// Of them, those that were found equal by their digests and need not be copied.
+  public var syncBlocksEqual: UInt64
   /// The resync rests, because this node was told `pause-sync`.
   public var isPausedHere: Bool
   /// The resync rests, because the peer was told `pause-sync`.
@@ -46,6 +48,7 @@ extension Replica {
       node: peers[slot].node, connection: peers[slot].state, reason: peers[slot].reason,
       replication: peers[slot].replication, role: peers[slot].role, disk: peers[slot].disk,
       blocksOutOfSync: bitmaps[slot].setCount, syncBlocksTotal: peers[slot].syncBlocksTotal,
+      syncBlocksEqual: peers[slot].syncBlocksEqual,
       isPausedHere: peers[slot].isPausedHere, isPausedByPeer: peers[slot].isPausedByPeer,
       waitsForResync: waitsForResync, peerWaitsForResync: peers[slot].peerWaitsForResync,
       syncStarted: peers[slot].syncStarted, outstanding: peers[slot].outstanding,

@@ -150,8 +150,8 @@ extension Replica {
       case .verify, .verifyServe:
         if request.pendingPeers.contains(slot) { gotAnswer(slot) }
         orphan(id)
-      case .client, .peer, .resyncPull, .resyncApply, .resyncServe, .handshakeFlush, .commandFlush,
-        .syncDoneFlush, .cleanFlush, .logFlush:
+      case .client, .peer, .resyncPull, .resyncApply, .resyncServe, .resyncCompare, .resyncCheck,
+        .handshakeFlush, .commandFlush, .syncDoneFlush, .cleanFlush, .logFlush:
         break
       }
     }
@@ -334,8 +334,10 @@ extension Replica {
   }
 
   mutating func digestsCompared(_ id: SlotID, _ differing: UInt64) {
-    guard requests.contains(id), requests[id].origin == .verify else { return }
+    guard requests.contains(id) else { return }
     let request = requests[id]
+    if request.origin == .resyncCheck { return checked(id, request, differing) }
+    guard request.origin == .verify else { return }
     let slot = Int(request.peer)
     note(differing, in: request.range, slot)
     if !request.isLockedHere {

@@ -49,6 +49,9 @@ public struct ReplicaOptions: Sendable {
   public var busyResyncRequestBytes: UInt64 = 256 << 10
   /// Resync requests under way while clients write.
   public var busyResyncWindow = 2
+  /// DRBD's `csums-alg`: as target of a resync, send digests first and pull only what differs;
+  /// `nil`: pull everything that is marked.
+  public var checksumAlgorithm: DigestAlgorithm?
   /// What an online verify makes its digests with; `nil` where none is configured.
   public var verifyAlgorithm: DigestAlgorithm?
   /// Bytes one request of a verify covers: whole blocks, 64 at most. Clients that write to one of
@@ -208,7 +211,7 @@ public struct Replica: ~Copyable {
     // what a peer asks for by the checks in `receive`, flushes by one of each kind.
     let flushes = 3 + 2 * options.peers.count
     let ofOnePeer =
-      Self.requestLimit(ofOnePeer: options) + Self.serveLimit + options.resyncWindow
+      Self.requestLimit(ofOnePeer: options) + Self.serveLimit + 2 * options.resyncWindow
       + options.verifyWindow
     let capacity = options.clientRequestLimit + ofOnePeer * options.peers.count + flushes
     peers = FixedArray(count: options.peers.count) { Peer(node: options.peers[$0]) }

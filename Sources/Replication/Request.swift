@@ -1,5 +1,6 @@
 /// One operation under way, whoever asked for it, and the ranges that are busy.
 import BlockTypes
+import Wire
 
 /// Who asked for a request, which decides what its end means.
 enum Origin: UInt8, BitwiseCopyable {
@@ -11,6 +12,10 @@ enum Origin: UInt8, BitwiseCopyable {
   case resyncApply
   /// Source: reads a range for the target; the range stays locked until the target wrote it.
   case resyncServe
+  /// Target: makes digests of a range that may be equal after all, and waits for the source's word.
+  case resyncCompare
+  /// Source: compares a range with the target's digests; the range is locked until it has.
+  case resyncCheck
   /// Compares a range with the peer's digests of it.
   case verify
   /// Makes digests of a range for the peer.
@@ -55,6 +60,8 @@ struct Request: BitwiseCopyable {
   /// The connection it came from or was sent to is gone; only the disk is waited for.
   var isOrphaned = false
   var peer: UInt8 = 0
+  /// What the digests in the buffer of a `resyncCheck` are made with.
+  var algorithm = DigestAlgorithm.crc32c
   var range: ByteRange
   var buffer = BufferID.none
   /// The client's tag, or the id the peer chose.
@@ -64,6 +71,9 @@ struct Request: BitwiseCopyable {
   var missedPeers = PeerSet()
   /// Peers that have written it.
   var ackedPeers = PeerSet()
+
+  /// Whether a source reads it for its target: it rests while clients are active.
+  var isForResync: Bool { origin == .resyncServe || origin == .resyncCheck }
 
   static var filler: Request {
     Request(.client, .flush, ByteRange(start: 0, end: 0), tag: 0)

@@ -93,6 +93,13 @@ public enum Sabotage: UInt8, Sendable, BitwiseCopyable, CaseIterable {
   /// Believes a flush that began for a connection that is gone.
   case believeOldFlush
 
+  /// Source: unmarks again what was equal when the target is lost, though a write came between.
+  case unmarkLate
+  /// Source: takes a whole range for equal when one block of it is.
+  case clearWholeRange
+  /// Source: takes what it could not read for equal.
+  case unreadableIsEqual
+
   // MARK: Lineage
 
   /// Goes on without the peer without beginning a generation.

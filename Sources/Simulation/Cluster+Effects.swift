@@ -138,6 +138,9 @@ extension Cluster {
     case .replication(_, let old, let new):
       node.replication = new
       if new == .wfBitMapT { becameTarget(node) }
+      if old == .syncTarget, new == .established {
+        statistics.equalBlocks += node.replica.status(ofPeer: 0).syncBlocksEqual
+      }
       if new == .established, !old.isVerifying { established(node) }
     case .peerDisk(_, _, let new): node.peerDisk = new
     case .protocolError(_, let type):

@@ -140,6 +140,7 @@ package final class Cluster {
     core.resyncBytesPerSecondMost = options.resyncBytesPerSecondMost
     core.resyncBytesPerSecondBusy = options.resyncBytesPerSecondBusy
     core.activityLogSlots = ActivityLog.slotCounts.lowerBound
+    core.checksumAlgorithm = options.comparesChecksums[node] ? .xxh3 : nil
     core.verifyAlgorithm = .crc32c
     core.verifyRequestBytes = min(options.resyncRequestBytes, 64 * blockSize)
     core.verifyWindow = options.resyncWindow
@@ -180,6 +181,8 @@ package struct Statistics: Equatable, Sendable {
   package var messages = 0
   /// Bytes of content that resyncs have moved.
   package var resyncBytes: UInt64 = 0
+  /// Marked blocks that a target found equal and did not pull.
+  package var equalBlocks: UInt64 = 0
   /// Ranges that resyncs have moved, zeroes included.
   package var resyncRanges = 0
   package var faults = [Int](repeating: 0, count: FaultKind.allCases.count)
@@ -209,6 +212,7 @@ package struct Statistics: Equatable, Sendable {
     messages += other.messages
     resyncBytes += other.resyncBytes
     resyncRanges += other.resyncRanges
+    equalBlocks += other.equalBlocks
     for kind in faults.indices { faults[kind] += other.faults[kind] }
     resyncs += other.resyncs
     undos += other.undos

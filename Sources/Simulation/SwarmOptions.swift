@@ -96,6 +96,8 @@ package struct SwarmOptions: Equatable, Sendable {
   package var resyncRequestBytes: UInt64 = 16 * blockSize
   /// Resync requests under way at once.
   package var resyncWindow = 2
+  /// Whether each node compares digests before it pulls blocks (`csums-alg`).
+  package var comparesChecksums = [false, false]
   /// Blocks in one chunk of a bitmap that is told to the peer.
   package var bitmapChunkBlocks: UInt64 = 64
   /// How much smaller than 4 MiB the extents of the activity log are.
@@ -177,6 +179,7 @@ package struct SwarmOptions: Equatable, Sendable {
     bitmapChunkBlocks = [8, 16, 64][random.index(3)]
     // A change must fit the activity log at once.
     resyncRequestBytes = min(resyncRequestBytes, ActivityLog.rangeBytesLimit / activityLogScale)
+    comparesChecksums = [random.coin(), random.coin()]
     undoFailure = random.coin() ? Ratio(1, of: 4) : .never
     if random.chance(Ratio(1, of: 4)) { policies = Self.drawPolicies(&random) }
     if random.chance(Ratio(1, of: 6)) { splitOften() }
@@ -239,7 +242,8 @@ extension SwarmOptions: CustomStringConvertible {
       operator: \(failsOver ? "fails over" : "waits for the Primary"), clients \
     \(clientsDuringFirstSync ? "during" : "after") the first sync
       core: ping \(pingIntervalMs) ms, timeout \(timeoutMs) ms x \(koCount), resync \
-    \(resyncRequestBytes / 1024) KiB x \(resyncWindow), \(bufferCount) buffers, log extents of \
+    \(resyncRequestBytes / 1024) KiB x \(resyncWindow), checksums \(comparesChecksums), \
+    \(bufferCount) buffers, log extents of \
     \(4_096 / activityLogScale) KiB that cool after \(coolAfterMs) ms, resync rate at most \
     \(resyncBytesPerSecondMost), with clients \
     \(resyncBytesPerSecondBusy.map { "\($0)" } ?? "adaptive")

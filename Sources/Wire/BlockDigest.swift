@@ -27,6 +27,16 @@ public enum DigestAlgorithm: UInt8, Sendable, BitwiseCopyable, CaseIterable {
     self = match
   }
 
+  /// Whether equal digests prove that two blocks are equal, so that a resync may leave the block
+  /// out. 32 bits do not: of 2^28 blocks that differ (1 TiB) one would be taken for equal in one
+  /// resync of 16, and nothing would ever find it out.
+  public var provesEquality: Bool {
+    switch self {
+    case .crc32c: false
+    case .xxh3: true
+    }
+  }
+
   /// Bytes of one digest.
   public var byteCount: Int {
     switch self {

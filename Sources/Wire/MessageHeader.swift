@@ -79,23 +79,30 @@ public enum MessageType: UInt8, Sendable, BitwiseCopyable, CaseIterable {
   /// All is compared, or the comparison is given up.
   case verifyEnd = 57
 
+  /// A resync by checksum: a digest of each block the target has from `offset` on; `length` is a
+  /// `DigestAlgorithm`.
+  case resyncDigests = 58
+  /// The answer: `length` has a bit for each block that differs. The others are in sync.
+  case resyncCompared = 59
+
   /// Whether the payload goes to an aligned pooled buffer: volume data, and digests, which wait for
   /// what they are compared with.
   public var carriesData: Bool {
-    self == .write || self == .resyncData || self == .verifyDigests
+    self == .write || self == .resyncData || self == .verifyDigests || self == .resyncDigests
   }
 
   /// The most payload bytes this type may carry.
   public var payloadLimit: UInt32 {
     switch self {
     case .write, .resyncData: maxPayloadBytes
-    case .hello, .helloReply, .reject, .state, .syncDone, .bitmap, .verifyDigests:
+    case .hello, .helloReply, .reject, .state, .syncDone, .bitmap, .verifyDigests, .resyncDigests:
       maxControlPayloadBytes
     case .verdict, .writeZeroes, .trim, .flush, .ack, .resyncRequest, .resyncAck, .syncDoneAck,
       .bitmapAck, .bitmapDone, .syncReady, .syncStart, .promoteRequest, .promoteReply,
       .roleChanged, .diskChanged, .goodbye, .resyncZeroes,
       .resyncUnreadable, .syncPause, .invalidate, .ping, .pong, .verifyStart, .verifyReady,
-      .verifyRequest, .verifyRequestLocked, .verifySkipped, .verifyResult, .verifyEnd:
+      .verifyRequest, .verifyRequestLocked, .verifySkipped, .verifyResult, .verifyEnd,
+      .resyncCompared:
       0
     }
   }

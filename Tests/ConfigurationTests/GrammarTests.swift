@@ -68,7 +68,7 @@ import Testing
       "protocol C; ping-int 5;",
       with: """
         protocol c; timeout 40; ko-count 3; ping-int 6; ping-timeout 12; connect-int 8;
-        verify-alg crc32c; csums-alg "sha 1";
+        verify-alg crc32c; csums-alg "xxh3-128";
         """)
     let resource = try parsed(
       text.replacing("options {", with: "disk { io-engine libaio; } options {")
@@ -80,7 +80,7 @@ import Testing
     #expect(resource.net.pingTimeoutMilliseconds == 1200)
     #expect(resource.net.connectIntervalMilliseconds == 8000)
     #expect(resource.net.verifyAlgorithm == "crc32c")
-    #expect(resource.net.checksumAlgorithm == "sha 1")
+    #expect(resource.net.checksumAlgorithm == "xxh3-128")
     #expect(resource.disk.ioEngine == .libaio)
   }
 
@@ -98,8 +98,8 @@ import Testing
 
   /// `dump` and back is the same resource.
   @Test func canonicalTextMeansTheSame() throws {
-    let text = twoNodes.replacing("ping-int 5;", with: "ping-int 5; csums-alg \"a\\\"b\";")
-      .replacing("disk /dev/vg/r0", with: "disk \"/dev/vg {r0}\"")
+    let text = twoNodes.replacing("ping-int 5;", with: "ping-int 5; csums-alg \"xxh3-128\";")
+      .replacing("disk /dev/vg/r0", with: "disk \"/dev/vg \\\"{r0}\"")
       .replacing("internal", with: "/dev/m", maxReplacements: 1)
     var resource = try parsed(text).resources[0]
     var again = try parsed(resource.canonicalText).resources[0]

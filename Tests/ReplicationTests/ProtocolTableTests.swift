@@ -97,7 +97,9 @@ enum MeetingPoint: String, CaseIterable, Sendable {
         .diskChanged,
       ])
     case .syncSource:
-      return always.union([.resyncRequest, .promoteRequest, .roleChanged, .diskChanged])
+      return always.union([
+        .resyncRequest, .resyncDigests, .promoteRequest, .roleChanged, .diskChanged,
+      ])
     case .syncTarget:
       return always.union([
         .write, .writeZeroes, .trim, .flush, .resyncData, .resyncZeroes, .resyncUnreadable,
@@ -153,6 +155,7 @@ enum MeetingPoint: String, CaseIterable, Sendable {
     case .resyncData: sendAskedData(rig)
     case .verifyStart: rig.receive(type, length: UInt64(DigestAlgorithm.crc32c.rawValue))
     case .verifyDigests: sendAskedDigests(rig)
+    case .resyncDigests: rig.receiveTargetDigests(count: 1)
     case .resyncZeroes, .resyncUnreadable:
       let asked = rig.sent(.resyncRequest)
       rig.receive(MessageHeader(type, id: asked?.id ?? 1, offset: asked?.offset ?? 0))
@@ -162,7 +165,8 @@ enum MeetingPoint: String, CaseIterable, Sendable {
     case .roleChanged, .goodbye: rig.receive(type, length: UInt64(Role.secondary.rawValue))
     case .verdict, .flush, .ack, .resyncAck, .syncDoneAck, .bitmap, .bitmapAck, .bitmapDone,
       .syncReady, .syncStart, .syncPause, .invalidate, .promoteRequest, .promoteReply,
-      .diskChanged, .ping, .pong, .verifyReady, .verifySkipped, .verifyResult, .verifyEnd:
+      .diskChanged, .ping, .pong, .verifyReady, .verifySkipped, .verifyResult, .verifyEnd,
+      .resyncCompared:
       rig.receive(type, id: 1)
     }
   }

@@ -58,7 +58,7 @@ private func resealed(_ bytes: [UInt8]) -> [UInt8] {
     #expect(
       MessageType.allCases.map(\.rawValue) == [
         1, 2, 3, 4, 5, 10, 11, 12, 13, 14, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33,
-        34, 35, 36, 37, 38, 40, 41, 50, 51, 52, 53, 54, 55, 56, 57,
+        34, 35, 36, 37, 38, 40, 41, 50, 51, 52, 53, 54, 55, 56, 57, 58, 59,
       ])
   }
 
@@ -141,7 +141,8 @@ private func resealed(_ bytes: [UInt8]) -> [UInt8] {
     for type in MessageType.allCases {
       #expect(type.payloadLimit <= maxPayloadBytes)
       let isLarge = type.payloadLimit > maxControlPayloadBytes
-      #expect(type.carriesData == (isLarge || type == .verifyDigests), "\(type)")
+      let isDigests = type == .verifyDigests || type == .resyncDigests
+      #expect(type.carriesData == (isLarge || isDigests), "\(type)")
     }
   }
 
