@@ -121,12 +121,12 @@ extension Vocabulary {
     verdicts: netVerdicts)
 
   /// What digests of blocks can be made with; the first one is proposed where another is refused.
-  static let digests = ["crc32c", "xxh3-128"]
+  static let digests = ["crc32c", "xxh3-128", "sha256"]
   /// Those whose equality proves that two blocks are equal; the first one is proposed, too.
-  static let proofs = ["xxh3-128"]
+  static let proofs = ["xxh3-128", "sha256"]
   /// What the kernel offers DRBD beside them: refused by name, for what would be made is another.
   static let digestsOfDRBD = [
-    "sha256", "sha1", "md5", "sha224", "sha384", "sha512", "sha3-256", "blake2b-256", "xxhash64",
+    "sha1", "md5", "sha224", "sha384", "sha512", "sha3-256", "blake2b-256", "xxhash64",
     "crc32",
   ]
 

@@ -45,17 +45,26 @@ public enum ControlCommand: String, Sendable, Codable, CaseIterable {
   case resourceOptions = "resource-options"
 }
 
-/// What `verify` compares, in bytes; `nil` is the begin or the end of the volume.
+/// What `verify` compares, in bytes; `nil` is the begin or the end of the volume. And, where it is
+/// to be repaired, from which side.
 public struct VerifyRequest: Equatable, Sendable, Codable {
   /// `--start`.
   public var start: UInt64?
   /// `--stop`.
   public var stop: UInt64?
+  /// `--repair --from`: the name of the node whose data is copied where the two differ.
+  public var repairFrom: String?
+  /// `--marked`: repair what an earlier verify has marked, and compare nothing.
+  public var onlyMarked: Bool?
 
   /// Joins the parts.
-  public init(start: UInt64? = nil, stop: UInt64? = nil) {
+  public init(
+    start: UInt64? = nil, stop: UInt64? = nil, repairFrom: String? = nil, onlyMarked: Bool? = nil
+  ) {
     self.start = start
     self.stop = stop
+    self.repairFrom = repairFrom
+    self.onlyMarked = onlyMarked
   }
 }
 

@@ -47,7 +47,8 @@ extension NodeLoop {
     case .resyncPaused(let index):
       let state = unsafe volume.pointee.replica.status(ofPeer: index)
       options.log(.info, "\(peer(index)): resync-suspended( \(state.resyncSuspended) )")
-    case .verifyStarted(let index, _), .outOfSync(let index, _), .verifyEnded(let index, _):
+    case .verifyStarted(let index, _), .outOfSync(let index, _), .repaired(let index, _),
+      .verifyEnded(let index, _):
       logVerify(peer(index), note)
     case .diskError(_, let errno):
       options.log(.error, "\(name): disk error \(errno)")

@@ -69,6 +69,9 @@ extension NodeLoop {
     case .outOfSync(let peer, let range):
       let text = "start=\(range.start / sectorSize), size=\(range.length / sectorSize) (sectors)"
       return "change peer-device \(key(slot, peer)) volume:0" + quotedItem("differs", text)
+    case .repaired(let peer, let range):
+      let text = "start=\(range.start / sectorSize), size=\(range.length / sectorSize) (sectors)"
+      return "change peer-device \(key(slot, peer)) volume:0" + quotedItem("repaired", text)
     case .verifyEnded(let peer, let progress):
       let text =
         "\(progress.isComplete ? "done" : "stopped") at sector "

@@ -21,8 +21,7 @@ extension NodeLoop {
       handlerIsDue(slot, peer, .afterResyncTarget)
     case .role, .disk, .connection, .replication, .peerDisk, .peerRole, .decision,
       .newGeneration, .resyncDone, .resyncPaused, .diskError, .protocolError, .verifyStarted,
-      .outOfSync,
-      .verifyEnded:
+      .outOfSync, .repaired, .verifyEnded:
       break
     }
   }

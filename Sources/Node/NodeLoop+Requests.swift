@@ -80,11 +80,7 @@ extension NodeLoop {
       unsafe volume.pointee.wantsPrimary = false
       give(.secondary(heldOpen: isOpen(slot)), slot, handler)
     case .invalidate: give(.invalidate, slot, handler)
-    case .verify:
-      var plan = VerifyPlan()
-      plan.start = request.verify?.start ?? 0
-      plan.stop = request.verify?.stop ?? .max
-      give(.verify(plan), slot, handler)
+    case .verify: verify(request.verify ?? VerifyRequest(), slot, handler)
     case .invalidateRemote: give(.invalidateRemote, slot, handler)
     case .pauseSync: give(.pauseSync, slot, handler)
     case .resumeSync: give(.resumeSync, slot, handler)
@@ -98,7 +94,8 @@ extension NodeLoop {
     }
   }
 
-  private mutating func give(
+  /// Gives the core a command; its answer goes to the handler.
+  mutating func give(
     _ command: Command, _ slot: Int, _ handler: @escaping ReplyHandler
   ) {
     guard let volume = unsafe volumes[slot] else { return }

@@ -61,6 +61,7 @@ extension Volume {
     if state.connection != .connected, state.reason != .none {
       connection.reason = state.reason.text
     }
+    connection.reason = connection.reason ?? advice(state)
     if let meeting = replica.lastMeeting(withPeer: slot) {
       connection.decision = meeting.decision.text
       let isUnresolved = meeting.isUnresolved || state.reason.isSplitBrain
@@ -86,6 +87,15 @@ extension Volume {
     addVerifyDetails(&device, state, now)
     connection.peerDevices = [device]
     return connection
+  }
+
+  /// What to do about blocks that a verify found to differ: nobody else knows which side is right.
+  private func advice(_ state: PeerStatus) -> String? {
+    guard state.replication == .established, state.blocksOutOfSync > 0,
+      replica.disk == .upToDate, state.disk == .upToDate
+    else { return nil }
+    return "\(state.blocksOutOfSync) blocks of 4 KiB differ; 'ashlaradm verify --repair --marked "
+      + "--from NODE \(configuration.name)' copies them from the node whose data is right"
   }
 
   private func addSyncDetails(

@@ -55,6 +55,34 @@ extension Volume {
 }
 
 extension NodeLoop {
+  /// Begins a verify, after finding out which side a repair shall copy from.
+  mutating func verify(
+    _ request: VerifyRequest, _ slot: Int, _ handler: @escaping ReplyHandler
+  ) {
+    guard let volume = unsafe volumes[slot] else { return }
+    var plan = VerifyPlan()
+    plan.start = request.start ?? 0
+    plan.stop = request.stop ?? .max
+    plan.onlyMarked = request.onlyMarked ?? false
+    if let source = request.repairFrom {
+      let configuration = unsafe volume.pointee.configuration
+      guard configuration.host(named: source) != nil else {
+        let names = configuration.hosts.map(\.name).joined(separator: ", ")
+        return handler(
+          ControlReply(
+            refusing: .invalidRequest.with("there is no node '\(source)', only \(names)"),
+            object: configuration.name))
+      }
+      plan.repairSource = source == options.node ? .local : .peer
+    } else if plan.onlyMarked {
+      return handler(
+        ControlReply(
+          refusing: .invalidRequest.with("what is marked can only be repaired: name a side"),
+          object: unsafe volume.pointee.configuration.name))
+    }
+    give(.verify(plan), slot, handler)
+  }
+
   /// What digests spared a resync, in the kernel module's words.
   func logEqual(_ peer: String, _ blocks: UInt64, _ equal: UInt64) {
     guard equal > 0 else { return }
@@ -77,6 +105,11 @@ extension NodeLoop {
         .error,
         "\(peer): Out of sync: start=\(range.start / sectorSize), "
           + "size=\(range.length / sectorSize) (sectors)")
+    case .repaired(_, let range):
+      options.log(
+        .info,
+        "\(peer): Repaired: start=\(range.start / sectorSize), "
+          + "size=\(range.length / sectorSize) (sectors)")
     case .verifyEnded(_, let progress):
       let seconds = reactor.now.milliseconds(since: progress.started) / 1000
       if progress.isComplete {
@@ -88,11 +121,17 @@ extension NodeLoop {
           "\(peer): Online verify stopped at sector \(sector); "
             + "'ashlaradm verify --start=\(sector)s' goes on there")
       }
-      guard progress.blocksFound > 0 else { return }
-      options.log(
-        .error,
-        "\(peer): Online verify found \(progress.blocksFound) 4k blocks out of sync!")
+      logFound(peer, progress)
     default: preconditionFailure("no note of a verify")
+    }
+  }
+
+  private func logFound(_ peer: String, _ progress: VerifyProgress) {
+    guard progress.blocksFound > 0 else { return }
+    options.log(
+      .error, "\(peer): Online verify found \(progress.blocksFound) 4k blocks out of sync!")
+    if progress.blocksRepaired > 0 {
+      options.log(.info, "\(peer): \(progress.blocksRepaired) 4k blocks were repaired")
     }
   }
 }

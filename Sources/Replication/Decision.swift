@@ -28,6 +28,9 @@
 /// |16 | equal, none crashed, blocks are marked              | the Primary, else who marked     |
 /// |   |                                                     | them, else the lower node id, is |
 /// |   |                                                     | source                           |
+/// |19 | as 16, both UpToDate, and a repair was cut; or    | no sync: the blocks stay marked  |
+/// |   | both have marked blocks and nobody is Primary        | until a side is named: by repair |
+/// |   |                                                     | or by discarding its data        |
 /// |17 | as 9 or 11, or as 8 refused; one side was asked to  | that side is target              |
 /// |   | discard its data                                    |                                  |
 /// |18 | as 9 or 11; a policy that both have names a side    | that side is target; a Primary   |
@@ -67,7 +70,7 @@ public enum Rule: UInt8, Sendable, BitwiseCopyable, CaseIterable {
   case bothPrimary = 1
   case diskMissing, sizeMismatch, bothEmpty, oneEmpty, unrelated, bothInconsistent, oneInconsistent
   case splitBrain, extends, equalBothUnshared, equalOneUnshared, equalClean, equalOneCrashed
-  case equalBothCrashed, equalMarked, discardAsked, discardByPolicy
+  case equalBothCrashed, equalMarked, discardAsked, discardByPolicy, equalUndecided
 
   /// The rule in words, for the log and `status`.
   public var text: String {
@@ -88,6 +91,9 @@ public enum Rule: UInt8, Sendable, BitwiseCopyable, CaseIterable {
     case .equalOneCrashed: "same generation, one side crashed"
     case .equalBothCrashed: "same generation, both sides crashed"
     case .equalMarked: "same generation, blocks are marked as different"
+    case .equalUndecided:
+      "same generation, blocks differ, and nobody knows which side is right: "
+        + "'verify --repair --marked --from NODE'"
     case .discardAsked: "the administrator discards one side's data"
     case .discardByPolicy: "an after-sb policy discards one side's data"
     }
@@ -272,6 +278,12 @@ public struct Decision: Equatable, Sendable, BitwiseCopyable {
     _ mine: StateReport, _ theirs: StateReport, _ iAmLower: Bool
   ) -> Decision {
     guard mine.hasMarks || theirs.hasMarks else { return Decision(.noSync, .equalClean) }
+    if isUndecided(mine, theirs) {
+      // Who gives up its data names the other side.
+      if mine.discardMyData { return Decision(.syncTarget, .equalMarked) }
+      if theirs.discardMyData { return Decision(.syncSource, .equalMarked) }
+      return Decision(.noSync, .equalUndecided)
+    }
     let iAmSource: Bool
     if mine.role != theirs.role {
       iAmSource = mine.role == .primary
@@ -281,6 +293,21 @@ public struct Decision: Equatable, Sendable, BitwiseCopyable {
       iAmSource = iAmLower
     }
     return Decision(iAmSource ? .syncSource : .syncTarget, .equalMarked)
+  }
+}
+
+extension Decision {
+  /// Whether copying would take one side's word against an equal one's. Marks on both sides of an
+  /// idle pair come from a verify, which cannot know what is right; after a repair that was cut the
+  /// administrator has said what is, and it need not be the Primary's. Both stay UpToDate, as they
+  /// were when the blocks were found.
+  private static func isUndecided(_ mine: StateReport, _ theirs: StateReport) -> Bool {
+    guard mine.disk == .upToDate, theirs.disk == .upToDate, !mine.isFull, !theirs.isFull else {
+      return false
+    }
+    if mine.repairWasCut || theirs.repairWasCut { return true }
+    let nobodyIsPrimary = mine.role != .primary && theirs.role != .primary
+    return nobodyIsPrimary && mine.outOfSyncBlocks > 0 && theirs.outOfSyncBlocks > 0
   }
 }
 

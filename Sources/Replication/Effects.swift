@@ -82,6 +82,8 @@ public enum Note: Equatable, Sendable, BitwiseCopyable {
   case verifyStarted(peer: Int, ByteRange)
   /// A verify found that the two replicas differ in this range.
   case outOfSync(peer: Int, ByteRange)
+  /// The target of a repair has the source's content in this range.
+  case repaired(peer: Int, ByteRange)
   /// An online verify has compared everything, or was given up before `range.end`.
   case verifyEnded(peer: Int, VerifyProgress)
   case diskError(SlotID, errno: Int32)

@@ -154,6 +154,14 @@ struct Peer: BitwiseCopyable {
   var digestAlgorithm = DigestAlgorithm.crc32c
   /// Ranges that are compared here, also those of a verify that was given up.
   var verifiesHere = 0
+  /// Whose data a repair copies, once what is compared is marked.
+  var repairSource: RepairSource?
+  /// One was cut in this run: what is marked is not copied before a side is named again.
+  var repairWasCut = false
+  /// Target: what a repair has left to do.
+  var repair: Repair?
+  /// Ranges of repairs in the slab, also those of a connection that is gone.
+  var repairsHere = 0
   /// The last verify that began here.
   var lastVerify: VerifyProgress?
 

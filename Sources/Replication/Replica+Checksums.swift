@@ -12,7 +12,7 @@
 ///   unmarks what is equal <--- resyncCompared   unmarks what is equal, unlocks
 ///   pulls what is still marked
 /// ```
-/// Nobody need flush for a block that was found equal. Both disks were flushed in the handshake, and
+/// Nobody flushes for a block that was found equal. Both disks were flushed in the handshake, and
 /// what was written since lies in extents that are hot in the activity log of its disk.
 ///
 /// Comparisons run ahead of the pulls: `comparedUpTo` is where everything is compared up to.
@@ -148,7 +148,6 @@ extension Replica {
       releaseIfAny(request.buffer)
       // What cannot be read is not known to be equal: the target will ask for it, and be told.
       guard !request.isOrphaned else { return remove(id) }
-      if options.sabotage == .unreadableIsEqual { return checked(id, request, 0) }
       sendCompared(request, differing: .max)
       return remove(id)
     }

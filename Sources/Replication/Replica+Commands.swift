@@ -126,9 +126,11 @@ extension Replica {
       // A Secondary leaves first: were writes still acknowledged after its last flush, a power
       // loss could take them from a replica that says it is clean.
       if role != .primary { leaveAll(.shutdown) }
+      for slot in 0..<peers.count { giveVerifyUp(slot) }
       command?.stage = .draining
     case .detach:
       guard disk != .diskless else { return finish(.done) }
+      for slot in 0..<peers.count { giveVerifyUp(slot) }
       isDetaching = true
       tellDisk(.diskless)
       command?.stage = .draining
@@ -162,7 +164,7 @@ extension Replica {
   /// Whether this node's data is being replaced: writes come without a Primary.
   private var isTarget: Bool {
     for slot in 0..<peers.count where peers[slot].replication.isTarget { return true }
-    return false
+    return isRepairTarget
   }
 
   private func isForced(_ force: Bool) -> Bool {
@@ -376,7 +378,7 @@ extension Replica {
       block.diskState = .outdated
     }
     block.wasPrimary = false
-    block.dirty = crashed || (anyPeerIsPrimary && !peerWrites)
+    block.dirty = crashed || (anyPeerIsPrimary && !peerWrites) || isRepairTarget
     superblock = block
     let version = changeSuperblock()
     command?.stage = .persisting(version: version)

@@ -246,6 +246,11 @@ extension Replica {
 
   private mutating func forgetPeerState(_ slot: Int) {
     abandonVerify(slot, .needConnection)
+    if peers[slot].repairSource != nil, peers[slot].replication.isVerifying {
+      peers[slot].repairWasCut = true
+    }
+    peers[slot].repairSource = nil
+    peers[slot].repair = nil
     become(slot, replication: .off)
     become(slot, peerRole: .unknown)
     become(slot, peerDisk: .unknown)

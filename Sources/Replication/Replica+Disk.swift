@@ -168,6 +168,7 @@ extension Replica {
       grantWhenDurable(slot)
       continueStarting(slot)
       continueFinishing(slot)
+      repairMore(slot)
     }
   }
 

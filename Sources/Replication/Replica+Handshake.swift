@@ -70,6 +70,7 @@ extension Replica {
     report.wasPrimary = superblock.wasPrimary
     report.base = peers[slot].base
     report.outOfSyncBlocks = bitmaps[slot].setCount
+    report.repairWasCut = peers[slot].repairWasCut && bitmaps[slot].setCount > 0
     report.isFull = peers[slot].isFull
     report.lineage = superblock.lineage
     return report

@@ -40,6 +40,14 @@ extension Replica {
         releaseIfAny(buffer)
         return protocolViolation(slot, header.type)
       }
+    case .repairData:
+      guard isConnected, receivedRepairData(slot, header, buffer) else {
+        releaseIfAny(buffer)
+        return protocolViolation(slot, header.type)
+      }
+    case .repairBegin, .repairRequest, .repairRequestLocked, .repairAck, .repairSkipped, .repairEnd:
+      guard isConnected else { return protocolViolation(slot, header.type) }
+      receivedRepair(slot, header)
     case .verifyDigests:
       guard isConnected, receivedDigests(slot, header, buffer) else {
         releaseIfAny(buffer)
@@ -87,7 +95,8 @@ extension Replica {
     case .hello, .helloReply, .reject, .state, .verdict, .write, .writeZeroes, .trim, .flush,
       .resyncData, .resyncZeroes, .resyncDigests, .goodbye, .ping, .pong, .verifyStart,
       .verifyReady, .verifyRequest, .verifyRequestLocked, .verifyDigests, .verifySkipped,
-      .verifyResult, .verifyEnd:
+      .verifyResult, .verifyEnd, .repairBegin, .repairRequest, .repairRequestLocked, .repairData,
+      .repairAck, .repairSkipped, .repairEnd:
       preconditionFailure("handled before")
     }
   }

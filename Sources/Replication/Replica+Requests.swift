@@ -22,7 +22,7 @@ extension Replica {
     clientRequests += 1
     lastClientAt = now
     let id = insert(request)
-    if client.operation == .read {
+    if client.operation == .read, !isBeingRepaired(client.range) {
       requests[id].phase = .active
       requests[id].isLocalPending = true
       effects.push(.read(id, client.range, client.buffer))
@@ -54,9 +54,10 @@ extension Replica {
   }
 
   private func canStart(_ request: Request) -> Bool {
-    if request.origin == .client, isFrozen { return false }
+    if request.origin == .client, request.operation != .read, isFrozen { return false }
     guard canLog(request), !request.isForResync || mayServe else { return false }
     if options.sabotage == .ignoreOverlaps { return true }
+    if request.origin == .repairPull, isBeingRead(request.range) { return false }
     return request.operation == .flush || !active.overlaps(request.range)
   }
 
@@ -109,11 +110,16 @@ extension Replica {
     let request = requests[id]
     switch request.origin {
     case .client:
+      guard request.operation != .read else {
+        return effects.push(.read(id, request.range, request.buffer))
+      }
       startClientRequest(id, request)
       writeLocally(id, request)
       if options.sabotage == .releaseLogEarly { releaseLog(id) }
-    case .peer, .resyncApply: writeLocally(id, request)
-    case .resyncServe, .resyncCheck, .verifyServe: effects.push(.serve(id, request.range))
+    case .peer, .resyncApply, .repairApply: writeLocally(id, request)
+    case .resyncServe, .resyncCheck, .verifyServe, .repairServe:
+      effects.push(.serve(id, request.range))
+    case .repairPull: sendRepairRequest(id)
     case .verify: verifyRangeIsLocked(id)
     case .resyncPull, .resyncCompare, .handshakeFlush, .commandFlush, .syncDoneFlush, .cleanFlush,
       .logFlush:
@@ -121,7 +127,7 @@ extension Replica {
     }
   }
 
-  private mutating func releaseLog(_ id: SlotID) {
+  mutating func releaseLog(_ id: SlotID) {
     guard requests[id].holdsLog else { return }
     requests[id].holdsLog = false
     log.unpin(logged(requests[id].range))
@@ -136,8 +142,8 @@ extension Replica {
     case .client: complete(id)
     case .peer: finishPeerRequest(id, request)
     case .resyncApply: resyncApplied(id, request)
-    case .resyncServe, .verify, .verifyServe: remove(id)
-    case .resyncCheck:
+    case .resyncServe, .verify, .verifyServe, .repairPull, .repairServe: remove(id)
+    case .resyncCheck, .repairApply:
       releaseIfAny(request.buffer)
       remove(id)
     case .resyncPull, .resyncCompare, .handshakeFlush, .commandFlush, .syncDoneFlush, .cleanFlush,
@@ -221,7 +227,9 @@ extension Replica {
     case .verify: verifyRangeRead(id, request, buffer)
     case .verifyServe: verifyServed(id, request, buffer)
     case .resyncApply: resyncApplied(id, request)
-    case .resyncPull: preconditionFailure("a pull is no disk operation")
+    case .repairApply: repairApplied(id, request)
+    case .repairServe: repairServed(id, request, buffer)
+    case .resyncPull, .repairPull: preconditionFailure("a pull is no disk operation")
     case .handshakeFlush, .commandFlush, .syncDoneFlush, .cleanFlush, .logFlush:
       flushed(id, request)
     }
@@ -245,7 +253,7 @@ extension Replica {
       if !request.failed { cleanFlushed() }
     case .logFlush: logFlushed(request)
     case .client, .peer, .resyncPull, .resyncApply, .resyncServe, .resyncCompare, .resyncCheck,
-      .verify, .verifyServe:
+      .verify, .verifyServe, .repairPull, .repairApply, .repairServe:
       preconditionFailure("no flush of our own")
     }
   }
@@ -320,8 +328,12 @@ extension Replica {
       peers[Int(request.peer)].servesHere -= 1
       if request.holdsRange { serveEnded() }
     case .resyncCompare: peers[Int(request.peer)].comparesHere -= 1
-    case .verifyServe: peers[Int(request.peer)].servesHere -= 1
+    case .verifyServe, .repairServe: peers[Int(request.peer)].servesHere -= 1
     case .verify: peers[Int(request.peer)].verifiesHere -= 1
+    case .repairPull: peers[Int(request.peer)].repairsHere -= 1
+    case .repairApply:
+      peers[Int(request.peer)].repairsHere -= 1
+      peers[Int(request.peer)].requestsHere -= 1
     case .client, .resyncPull, .handshakeFlush, .commandFlush, .syncDoneFlush, .cleanFlush,
       .logFlush:
       break
@@ -389,7 +401,7 @@ extension Replica {
         }
         finishClientRequest(id)
       case .peer, .resyncApply, .resyncServe, .resyncPull, .resyncCompare, .resyncCheck, .verify,
-        .verifyServe:
+        .verifyServe, .repairPull, .repairApply, .repairServe:
         if Int(request.peer) == slot { orphan(id) }
       case .handshakeFlush, .commandFlush, .syncDoneFlush, .cleanFlush, .logFlush: break
       }

@@ -21,6 +21,7 @@ extension Replica {
     peers[slot].pullsSingly = false
     peers[slot].retryPullsAt = .never
     beginComparing(slot)
+    peers[slot].repairWasCut = false
     progressSweepAt = now.advanced(milliseconds: Self.progressSweepMs)
     if peers[slot].isPausedHere || waitsForResync { tellPause(slot) }
   }

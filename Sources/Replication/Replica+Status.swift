@@ -91,7 +91,8 @@ extension Replica {
     for index in 0..<requests.capacity {
       guard let id = requests.id(at: index) else { continue }
       let request = requests[id]
-      if request.operation.changesData, request.origin != .resyncPull,
+      let isAsked = request.origin == .resyncPull || request.origin == .repairPull
+      if request.operation.changesData, !isAsked,
         request.range.overlaps(range)
       {
         return true

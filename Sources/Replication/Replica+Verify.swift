@@ -26,6 +26,10 @@ public struct VerifyPlan: Equatable, Sendable, BitwiseCopyable {
   public var start: UInt64 = 0
   /// Where to stop; rounded up to a block, the end of the volume at most.
   public var stop: UInt64 = .max
+  /// Copy what differs from this side to the other one; `nil`: only find it.
+  public var repairSource: RepairSource?
+  /// Repair what is marked already, and compare nothing.
+  public var onlyMarked = false
 
   /// The whole volume.
   public init() {}
@@ -39,6 +43,8 @@ public struct VerifyProgress: Equatable, Sendable, BitwiseCopyable {
   public var position: UInt64
   /// Blocks that differ.
   public var blocksFound: UInt64
+  /// Blocks that a repair has copied.
+  public var blocksRepaired: UInt64 = 0
   /// When it began.
   public var started: Instant
 
@@ -56,6 +62,10 @@ struct Verification: BitwiseCopyable {
   var token: UInt64?
   var started: Instant
   var blocksFound: UInt64 = 0
+  var blocksRepaired: UInt64 = 0
+  var onlyMarked = false
+  /// Everything was compared, and what is marked is being copied.
+  var isRepairing = false
   /// Differences side by side, not told yet: they may go on in the next range.
   var untold: ByteRange?
   var toldCount = 0
@@ -65,7 +75,7 @@ extension Replica {
   /// Differences told one by one: a volume that differs everywhere must not fill the log.
   private static var toldLimit: Int { 1_000 }
   /// In `verifyResult`: the sender has locked the range itself.
-  private static var lockedByAsker: UInt64 { .max }
+  static var lockedByAsker: UInt64 { .max }
 
   // MARK: Begin and end
 
@@ -86,10 +96,16 @@ extension Replica {
     let start = plan.start / blockSize * blockSize
     let stop = BlockDigest.blocks(min(plan.stop, volumeBytes)) * blockSize
     guard start < min(stop, volumeBytes) else { return refuseVerify(token, .invalidRange) }
+    let range = ByteRange(start: start, end: min(stop, volumeBytes))
     peers[slot].verify = Verification(
-      range: ByteRange(start: start, end: min(stop, volumeBytes)), algorithm: algorithm,
-      cursor: start, token: token, started: now)
-    let header = MessageHeader(.verifyStart, length: UInt64(algorithm.rawValue))
+      range: range, algorithm: algorithm, cursor: plan.onlyMarked ? range.end : start,
+      token: token, started: now, onlyMarked: plan.onlyMarked)
+    var source = plan.repairSource
+    if options.sabotage == .repairWrongWay { source = source?.mirrored }
+    peers[slot].repairSource = source
+    let header = MessageHeader(
+      .verifyStart, offset: UInt64(source?.mirrored.rawValue ?? 0),
+      length: UInt64(algorithm.rawValue))
     effects.push(.send(connection, header, .none))
     expectAnswer(slot)
   }
@@ -111,7 +127,12 @@ extension Replica {
     let isAsking = peers[slot].verify != nil && options.node < peers[slot].node
     if peers[slot].replication != .established || isAsking { refusal = .busy }
     if disk != .upToDate || isDetaching { refusal = .noDisk }
-    if refusal == nil { become(slot, replication: .verifyT) }
+    let source = UInt8(exactly: header.offset).flatMap(RepairSource.init(rawValue:))
+    guard source != nil || header.offset == 0 else { return protocolViolation(slot, .verifyStart) }
+    if refusal == nil {
+      peers[slot].repairSource = source
+      become(slot, replication: .verifyT)
+    }
     let answer = MessageHeader(.verifyReady, length: UInt64(refusal?.rawValue ?? 0))
     effects.push(.send(connection, answer, .none))
   }
@@ -140,6 +161,8 @@ extension Replica {
     guard peers[slot].replication.isVerifying || peers[slot].verify != nil else { return }
     abandonVerify(slot, reason)
     guard peers[slot].replication.isVerifying else { return }
+    peers[slot].repairSource = nil
+    peers[slot].repair = nil
     become(slot, replication: .established)
     for index in 0..<requests.capacity {
       guard let id = requests.id(at: index), Int(requests[id].peer) == slot,
@@ -147,7 +170,7 @@ extension Replica {
       else { continue }
       let request = requests[id]
       switch request.origin {
-      case .verify, .verifyServe:
+      case .verify, .verifyServe, .repairPull, .repairApply, .repairServe:
         if request.pendingPeers.contains(slot) { gotAnswer(slot) }
         orphan(id)
       case .client, .peer, .resyncPull, .resyncApply, .resyncServe, .resyncCompare, .resyncCheck,
@@ -163,6 +186,7 @@ extension Replica {
     if let token = verify.token {
       if peers[slot].outstanding > 0 { gotAnswer(slot) }
       peers[slot].verify = nil
+      peers[slot].repairSource = nil
       return refuseVerify(token, reason)
     }
     finishVerify(slot)
@@ -170,11 +194,11 @@ extension Replica {
 
   private mutating func finishVerify(_ slot: Int) {
     tellUntold(slot)
-    guard let progress = verifyProgress(slot) else { return }
+    guard let progress = verifyProgress(slot), let verify = peers[slot].verify else { return }
     peers[slot].verify = nil
     peers[slot].lastVerify = progress
     effects.push(.note(.verifyEnded(peer: slot, progress)))
-    guard progress.blocksFound > 0 else { return }
+    guard progress.blocksFound > 0, !verify.onlyMarked else { return }
     // No write announced these marks: without this a crash would forget them.
     _ = wantSweep()
     effects.push(.note(.handler(peer: slot, .outOfSync)))
@@ -194,7 +218,7 @@ extension Replica {
     }
     return VerifyProgress(
       range: verify.range, position: position, blocksFound: verify.blocksFound,
-      started: verify.started)
+      blocksRepaired: verify.blocksRepaired, started: verify.started)
   }
 
   // MARK: VerifyS
@@ -220,11 +244,20 @@ extension Replica {
       verifyRange(insert(request))
     }
     guard let verify = peers[slot].verify, verify.cursor >= verify.range.end,
-      peers[slot].verifiesHere == 0
+      peers[slot].verifiesHere == 0, !repairFollows(slot)
     else { return }
+    endVerify(slot)
+  }
+
+  /// Everything is compared and, where that was asked for, repaired.
+  mutating func endVerify(_ slot: Int) {
     finishVerify(slot)
+    if peers[slot].repairSource != nil { peers[slot].repairWasCut = false }
+    peers[slot].repairSource = nil
     become(slot, replication: .established)
-    effects.push(.send(connection, MessageHeader(.verifyEnd), .none))
+    if let connection = peers[slot].connection {
+      effects.push(.send(connection, MessageHeader(.verifyEnd), .none))
+    }
   }
 
   /// Begins to compare a range, or begins anew after a promotion came in between.
@@ -377,7 +410,7 @@ extension Replica {
     }
   }
 
-  private mutating func tellUntold(_ slot: Int) {
+  mutating func tellUntold(_ slot: Int) {
     guard let verify = peers[slot].verify, let untold = verify.untold else { return }
     peers[slot].verify?.untold = nil
     peers[slot].verify?.toldCount += 1
@@ -387,7 +420,7 @@ extension Replica {
 
   /// What cannot be read cannot be compared: the verify ends there, on both sides, and lets go of
   /// all its ranges.
-  private mutating func giveVerifyUp(_ slot: Int) {
+  mutating func giveVerifyUp(_ slot: Int) {
     guard peers[slot].replication.isVerifying, let connection = peers[slot].connection else {
       return
     }
@@ -398,7 +431,7 @@ extension Replica {
   // MARK: VerifyT
 
   /// Whether a message of a verify can come: of one under way, or late of one that was given up.
-  private func mayTalkOfVerify(_ slot: Int) -> Bool {
+  func mayTalkOfVerify(_ slot: Int) -> Bool {
     peers[slot].replication == .established || peers[slot].replication.isVerifying
   }
 

@@ -211,7 +211,7 @@ public struct Replica: ~Copyable {
     // what a peer asks for by the checks in `receive`, flushes by one of each kind.
     let flushes = 3 + 2 * options.peers.count
     let ofOnePeer =
-      Self.requestLimit(ofOnePeer: options) + Self.serveLimit + 2 * options.resyncWindow
+      Self.requestLimit(ofOnePeer: options) + Self.serveLimit + 3 * options.resyncWindow
       + options.verifyWindow
     let capacity = options.clientRequestLimit + ofOnePeer * options.peers.count + flushes
     peers = FixedArray(count: options.peers.count) { Peer(node: options.peers[$0]) }

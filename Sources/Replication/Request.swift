@@ -20,6 +20,11 @@ enum Origin: UInt8, BitwiseCopyable {
   case verify
   /// Makes digests of a range for the peer.
   case verifyServe
+  /// Asked for a range that a repair replaces; becomes `repairApply` with the data.
+  case repairPull
+  case repairApply
+  /// Reads a range for a repair of the peer's.
+  case repairServe
   case handshakeFlush
   case commandFlush
   case syncDoneFlush

@@ -97,8 +97,6 @@ public enum Sabotage: UInt8, Sendable, BitwiseCopyable, CaseIterable {
   case unmarkLate
   /// Source: takes a whole range for equal when one block of it is.
   case clearWholeRange
-  /// Source: takes what it could not read for equal.
-  case unreadableIsEqual
 
   // MARK: Lineage
 
@@ -148,6 +146,10 @@ public enum Sabotage: UInt8, Sendable, BitwiseCopyable, CaseIterable {
   case verifyWithoutLock
   /// Marks what differs on its own side only.
   case markDifferenceHere
+  /// Repairs from the side that was not named.
+  case repairWrongWay
+  /// Repairs ranges that clients may be writing to.
+  case repairWithoutLock
 
   // MARK: Superblock
 

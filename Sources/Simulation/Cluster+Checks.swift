@@ -39,6 +39,7 @@ extension Cluster {
       return
     }
     for (index, sector) in pending.sectors.enumerated() {
+      if node.rotten.contains(sector / 8) { continue }
       let word = words[index]
       let floor = pending.floors[index]
       if let fault = history.judge(word, sector: sector, on: node.index, floor: floor) {
@@ -180,7 +181,7 @@ extension Cluster {
   /// A sector of `node` that lacks an acknowledged write, if there is one.
   package func missingSector(on index: Int, authority: Int?) -> (Int, String)? {
     let floors = history.floors(authority: authority)
-    for sector in 0..<volumeSectors {
+    for sector in 0..<volumeSectors where !nodes[index].rotten.contains(sector / 8) {
       let word = nodes[index].disk.word(at: sector)
       if let fault = history.judge(word, sector: sector, on: index, floor: floors[sector]) {
         return (sector, "\(SectorStamp(bits: word)), \(fault)")
@@ -284,6 +285,8 @@ extension Cluster {
       for sector in 0..<volumeSectors
       where node.disk.word(at: sector) != source.disk.word(at: sector) {
         if isInFlight(sector, node: source.index) { continue }
+        // What rotted and was not found is not known to differ.
+        if node.rotten.contains(sector / 8) || source.rotten.contains(sector / 8) { continue }
         violate(
           .proof,
           """

@@ -126,7 +126,8 @@ extension Cluster {
       if old == .inconsistent, new == .upToDate, node.durableSuperblock?.diskState != .upToDate {
         violate(.metadata, "node \(node.index) is UpToDate, but not on its disk")
       }
-    case .connection(_, _, let new, let reason):
+    case .connection(_, let old, let new, let reason):
+      if old == .connected { node.losses += 1 }
       node.connection = new
       node.reason = reason
       givesUpIfVictim(node, new)
@@ -145,7 +146,7 @@ extension Cluster {
     case .peerDisk(_, _, let new): node.peerDisk = new
     case .protocolError(_, let type):
       violate(.conduct, "node \(node.index) took a \(type) for a protocol error")
-    case .verifyStarted, .outOfSync, .verifyEnded: verifyNoted(node, note)
+    case .verifyStarted, .outOfSync, .repaired, .verifyEnded: verifyNoted(node, note)
     case .decision(_, let decision): decided(node, decision)
     case .mustGiveWay(let peer): mustGiveWay(node, peer)
     case .peerRole, .handler, .newGeneration, .resyncDone, .resyncPaused, .diskError: break
@@ -158,7 +159,7 @@ extension Cluster {
     case .decision(_, let decision):
       "decision \(decision.action) by rule \(decision.rule) \(decision.reason)"
     case .role, .disk, .connection, .replication, .peerDisk, .peerRole, .handler, .mustGiveWay,
-      .resyncDone, .resyncPaused, .diskError, .protocolError, .verifyStarted, .outOfSync,
+      .resyncDone, .resyncPaused, .diskError, .protocolError, .verifyStarted, .outOfSync, .repaired,
       .verifyEnded:
       "\(note)"
     }

@@ -51,6 +51,11 @@ extension Cluster {
       for block in (range.start / blockSize)..<((range.end + blockSize - 1) / blockSize) {
         foundToDiffer(Int(block), node)
       }
+    case .repaired(_, let range):
+      // From here on each of the two has what the administrator called right.
+      for block in (range.start / blockSize)..<((range.end + blockSize - 1) / blockSize) {
+        node.rotten.remove(Int(block))
+      }
     case .verifyEnded(_, let progress): node.lastVerify = progress
     default: preconditionFailure("no note of a verify")
     }
@@ -73,6 +78,7 @@ extension Cluster {
     say("block \(block) rots on node \(index)")
     nodes[index].disk.rot(sector)
     nodes[index].everRotten.insert(block)
+    nodes[index].rotten.insert(block)
     return true
   }
 }

@@ -77,6 +77,8 @@ package final class SimulatedNode {
   package var lastVerify: VerifyProgress?
   /// Blocks whose content on this disk has rotted at some time.
   package var everRotten: Set<Int> = []
+  /// Blocks that have rotted and were not repaired: a client reads what the disk has.
+  package var rotten: Set<Int> = []
 
   // What the notes of the core said, in order: the state as of the effect that is carried out.
   package var role = Role.secondary
@@ -86,6 +88,8 @@ package final class SimulatedNode {
   package var replication = ReplicationState.off
   package var peerDisk = DiskState.unknown
   package var connectionID: ConnectionID?
+  /// Connections that this node has lost.
+  package var losses = 0
 
   /// The command that was given and not answered.
   package var pendingCommand: Command?

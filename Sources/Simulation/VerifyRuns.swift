@@ -10,7 +10,8 @@ import Wire
 extension Canary {
   /// Whether only runs about online verify can find it.
   package var isFoundByVerifying: Bool {
-    self == .verifyWithoutLock || self == .markDifferenceHere
+    self == .verifyWithoutLock || self == .markDifferenceHere || self == .repairWrongWay
+      || self == .repairWithoutLock
   }
 }
 
@@ -85,8 +86,13 @@ extension Cluster {
     var primary = 0
     for _ in 0..<4 {
       run(until: now + planRandom.within(1_000_000...300_000_000))
-      let isRotten = planRandom.coin()
-      guard isRotten ? rotAndMend(primary) : disturbVerify(&primary) else { return }
+      let isHeld =
+        switch planRandom.below(3) {
+        case 0: rotAndMend(primary)
+        case 1: rotAndRepair(&primary)
+        default: disturbVerify(&primary)
+        }
+      guard isHeld else { return }
     }
     finishClients(primary)
   }
@@ -109,7 +115,102 @@ extension Cluster {
       guard give(index, .connect) else { return false }
     }
     guard pass("the resync of what was found", until: { arePaired }) else { return false }
-    for node in nodes { node.everRotten = [] }
+    forgetRot()
+    return true
+  }
+
+  private func forgetRot() {
+    for node in nodes {
+      node.everRotten = []
+      node.rotten = []
+    }
+  }
+
+  /// Blocks rot on either node; a repair that either node leads copies them from the other one,
+  /// while clients go on and, sometimes, roles change.
+  private func rotAndRepair(_ primary: inout Int) -> Bool {
+    let victim = planRandom.index(2)
+    for _ in 0...planRandom.index(12) {
+      _ = rot(planRandom.index(options.volumeBlocks), on: victim)
+    }
+    let leader = planRandom.index(2)
+    var plan = VerifyPlan()
+    plan.repairSource = leader == victim ? .peer : .local
+    if planRandom.coin() {
+      guard verify(planRandom.index(2), VerifyPlan()) else { return false }
+      plan.onlyMarked = true
+    }
+    guard give(leader, .verify(plan)) else { return false }
+    guard lastResult[leader] == .done else {
+      violate(.verify, "a repair between two UpToDate nodes was refused: \(lastResult)")
+      return false
+    }
+    switch planRandom.below(4) {
+    case 0, 1:
+      run(until: now + planRandom.below(10_000_000))
+      guard switchOver(&primary) else { return false }
+    case 2 where victim != primary:
+      // A Primary that goes on alone is the source of the resync, and its rot would count.
+      run(until: now + planRandom.below(10_000_000))
+      plan.onlyMarked = false
+      guard cutAndWait(), pass("peace after a cut", until: { arePaired }),
+        give(leader, .verify(plan))
+      else { return false }
+    default: break
+    }
+    guard
+      pass(
+        "the end of a repair", until: { nodes.allSatisfy { $0.replication == .established } }),
+      checkRepaired(leader)
+    else { return false }
+    // A flush that was under way when a block was repaired does not cover it.
+    run(until: now + 2_000_000_000)
+    forgetRot()
+    return violations.isEmpty
+  }
+
+  private func checkRepaired(_ leader: Int) -> Bool {
+    let last = nodes[leader].lastVerify
+    guard last?.isComplete == true else {
+      violate(
+        .verify, "a repair that no cut disturbed is not complete: \(String(describing: last))")
+      return false
+    }
+    for block in 0..<options.volumeBlocks {
+      let sectors = (block * 8)..<(block * 8 + 8)
+      if sectors.contains(where: { isInFlight($0, node: 0) || isInFlight($0, node: 1) }) {
+        continue
+      }
+      let differs = sectors.contains { nodes[0].disk.word(at: $0) != nodes[1].disk.word(at: $0) }
+      let isMarked = nodes.contains {
+        $0.replica.mayDiffer(BlockIndex(UInt64(block)), fromPeer: 0)
+      }
+      guard differs || isMarked else { continue }
+      violate(
+        .verify,
+        "after a repair block \(block) \(differs ? "differs" : "is the same") and is "
+          + "\(isMarked ? "" : "not ")marked")
+      return false
+    }
+    return true
+  }
+
+  private func cutAndWait() -> Bool {
+    let before = nodes.map(\.losses)
+    cut(.cutConnection)
+    return pass("word of the cut") {
+      zip(nodes, before).allSatisfy { $0.losses > $1 || $0.connection != .connected }
+    }
+  }
+
+  private func switchOver(_ primary: inout Int) -> Bool {
+    guard give(primary, .secondary(heldOpen: false)) else { return false }
+    primary = 1 - primary
+    // Refused while the word of the other one's demotion is under way.
+    repeat {
+      run(until: now + 1_000_000)
+      guard give(primary, .primary(force: false)) else { return false }
+    } while lastResult[primary] != .done
     return true
   }
 
@@ -123,17 +224,8 @@ extension Cluster {
     run(until: now + planRandom.below(20_000_000))
     switch planRandom.below(3) {
     case 0:
-      cut(.cutConnection)
-      let heard = { self.nodes.allSatisfy { $0.connection != .connected } }
-      guard pass("word of the cut", until: heard) else { return false }
-    case 1:
-      guard give(primary, .secondary(heldOpen: false)) else { return false }
-      primary = 1 - primary
-      // Refused while the word of the other one's demotion is under way.
-      repeat {
-        run(until: now + 1_000_000)
-        guard give(primary, .primary(force: false)) else { return false }
-      } while lastResult[primary] != .done
+      guard cutAndWait() else { return false }
+    case 1: guard switchOver(&primary) else { return false }
     default: break
     }
     return pass("the end of a disturbed verify") {

@@ -5,6 +5,7 @@
 /// canonical form.
 import BlockTypes
 import CChecksum
+import Digests
 
 /// What a digest is made with. Both sides must know it; whoever asks chooses.
 public enum DigestAlgorithm: UInt8, Sendable, BitwiseCopyable, CaseIterable {
@@ -12,12 +13,15 @@ public enum DigestAlgorithm: UInt8, Sendable, BitwiseCopyable, CaseIterable {
   case crc32c = 1
   /// XXH3 with 128 bits: what differs has another digest, but for one in 2^128.
   case xxh3 = 2
+  /// SHA-256: nobody can make two blocks of one digest, not even on purpose.
+  case sha256 = 3
 
   /// The name in a configuration.
   public var name: String {
     switch self {
     case .crc32c: "crc32c"
     case .xxh3: "xxh3-128"
+    case .sha256: "sha256"
     }
   }
 
@@ -33,7 +37,7 @@ public enum DigestAlgorithm: UInt8, Sendable, BitwiseCopyable, CaseIterable {
   public var provesEquality: Bool {
     switch self {
     case .crc32c: false
-    case .xxh3: true
+    case .xxh3, .sha256: true
     }
   }
 
@@ -42,6 +46,7 @@ public enum DigestAlgorithm: UInt8, Sendable, BitwiseCopyable, CaseIterable {
     switch self {
     case .crc32c: 4
     case .xxh3: 16
+    case .sha256: 32
     }
   }
 }
@@ -108,6 +113,7 @@ public enum BlockDigest {
       guard let digest = place.baseAddress else { return }
       unsafe cchecksum_xxh3_128(
         base, data.count, digest.assumingMemoryBound(to: UInt8.self))
+    case .sha256: SHA256Digest.digest(data, into: place)
     }
   }
 }

@@ -85,16 +85,34 @@ public enum MessageType: UInt8, Sendable, BitwiseCopyable, CaseIterable {
   /// The answer: `length` has a bit for each block that differs. The others are in sync.
   case resyncCompared = 59
 
+  /// Copy what is marked in the range from the sender.
+  case repairBegin = 60
+  /// A range is wanted; whoever answers keeps it locked until `repairAck`.
+  case repairRequest = 61
+  /// The same by a node that has the range locked itself.
+  case repairRequestLocked = 62
+  /// The data; `length` is the id of the range that is kept locked, or 0.
+  case repairData = 63
+  /// `length` bytes were written, or 0: not now.
+  case repairAck = 64
+  /// `length` is 0: ask again by the other way; 1: it cannot be read.
+  case repairSkipped = 65
+  /// What is marked was copied, or cannot be.
+  case repairEnd = 66
+
   /// Whether the payload goes to an aligned pooled buffer: volume data, and digests, which wait for
   /// what they are compared with.
   public var carriesData: Bool {
-    self == .write || self == .resyncData || self == .verifyDigests || self == .resyncDigests
+    switch self {
+    case .write, .resyncData, .verifyDigests, .resyncDigests, .repairData: true
+    default: false
+    }
   }
 
   /// The most payload bytes this type may carry.
   public var payloadLimit: UInt32 {
     switch self {
-    case .write, .resyncData: maxPayloadBytes
+    case .write, .resyncData, .repairData: maxPayloadBytes
     case .hello, .helloReply, .reject, .state, .syncDone, .bitmap, .verifyDigests, .resyncDigests:
       maxControlPayloadBytes
     case .verdict, .writeZeroes, .trim, .flush, .ack, .resyncRequest, .resyncAck, .syncDoneAck,
@@ -102,7 +120,8 @@ public enum MessageType: UInt8, Sendable, BitwiseCopyable, CaseIterable {
       .roleChanged, .diskChanged, .goodbye, .resyncZeroes,
       .resyncUnreadable, .syncPause, .invalidate, .ping, .pong, .verifyStart, .verifyReady,
       .verifyRequest, .verifyRequestLocked, .verifySkipped, .verifyResult, .verifyEnd,
-      .resyncCompared:
+      .resyncCompared, .repairBegin, .repairRequest, .repairRequestLocked, .repairAck,
+      .repairSkipped, .repairEnd:
       0
     }
   }

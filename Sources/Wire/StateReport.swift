@@ -5,7 +5,8 @@
 ///  8    disk state: 0 Diskless, 1 Inconsistent, 2 Outdated, 3 Consistent, 4 UpToDate
 ///  9    role: 1 Primary, 2 Secondary (DRBD's numbers)
 /// 10    flags: bit 0 crashed, bit 1 was Primary before the crash, bit 2 has a base,
-///       bit 3 the whole slot counts as set, bit 4 its data may be discarded, bit 5 asks only
+///       bit 3 the whole slot counts as set, bit 4 its data may be discarded, bit 5 asks only,
+///       bit 6 a repair was cut
 /// 11    generations, 0 ... 32
 /// 12    after-sb-0pri   13 after-sb-1pri   14 rr-conflict   15 after-sb-2pri
 /// 16-23 blocks out of sync
@@ -61,6 +62,8 @@ public struct StateReport: Equatable, Sendable {
   public var discardMyData = false
   /// The administrator only wants to know the decision (`connect --tentative`).
   public var isTentative = false
+  /// A repair from a side that the administrator named was cut: neither side's data counts more.
+  public var repairWasCut = false
   /// What the configuration decides on its own.
   public var policy = ConflictPolicy()
   /// The generations of the data.
@@ -110,6 +113,7 @@ public struct StateReport: Equatable, Sendable {
     if isFull { flags |= 8 }
     if discardMyData { flags |= 16 }
     if isTentative { flags |= 32 }
+    if repairWasCut { flags |= 64 }
     return flags
   }
 
@@ -141,7 +145,7 @@ public struct StateReport: Equatable, Sendable {
       throw .fieldOutOfRange(.role, UInt64(roleValue))
     }
     let flags = reader.uint8(at: 10)
-    guard flags & ~63 == 0 else { throw .fieldOutOfRange(.flags, UInt64(flags)) }
+    guard flags & ~127 == 0 else { throw .fieldOutOfRange(.flags, UInt64(flags)) }
     self.init(volumeBytes: volumeBytes, disk: disk, role: role)
     crashed = flags & 1 != 0
     wasPrimary = flags & 2 != 0
@@ -149,6 +153,7 @@ public struct StateReport: Equatable, Sendable {
     isFull = flags & 8 != 0
     discardMyData = flags & 16 != 0
     isTentative = flags & 32 != 0
+    repairWasCut = flags & 64 != 0
     policy = try ConflictPolicy(reader, at: 12)
     outOfSyncBlocks = reader.uint64(at: 16)
     guard outOfSyncBlocks <= volumeBytes / blockSize else {

@@ -27,8 +27,10 @@ struct Verify: ParsableCommand {
     abstract: "Compare this node's data with the peer's while it is in use.",
     discussion: """
       What differs is counted as out of sync, logged with its place, and copied by the next resync \
-      ('disconnect', then 'connect'). Nothing is changed before that. PLACE is in sectors of 512 \
-      bytes, or in bytes with a unit: 8000, 4000k, 10g.
+      ('disconnect', then 'connect'). Nothing is changed before that. Which side is right a \
+      comparison cannot know: '--repair --from NODE' copies what differs from the side you name, \
+      whatever the roles, while both are in use. PLACE is in sectors of 512 bytes, or in bytes \
+      with a unit: 8000, 4000k, 10g.
       """)
   @OptionGroup var common: CommonOptions
   @Option(
@@ -37,16 +39,30 @@ struct Verify: ParsableCommand {
   @Option(
     name: [.customShort("S"), .long], help: ArgumentHelp("Stop here.", valueName: "place"))
   var stop: VolumePlace?
+  @Flag(help: "Copy what differs from the node that --from names to the other one.")
+  var repair = false
+  @Option(help: ArgumentHelp("The node whose data is right.", valueName: "node"))
+  var from: String?
+  @Flag(help: "Compare nothing: repair what an earlier verify has found.")
+  var marked = false
   @Argument(help: resourcesHelp) var resources: [String] = []
 
   mutating func validate() throws {
     if resources.isEmpty { throw ValidationError("No resource names specified") }
+    if repair, from == nil {
+      throw ValidationError(
+        "--repair overwrites one side: name the node whose data is right with --from")
+    }
+    if !repair, from != nil || marked {
+      throw ValidationError("--from and --marked belong to --repair")
+    }
   }
 
   mutating func run() throws {
     let session = try Session(common)
     let configuration = try session.configuration()
-    let request = VerifyRequest(start: start?.bytes, stop: stop?.bytes)
+    let request = VerifyRequest(
+      start: start?.bytes, stop: stop?.bytes, repairFrom: from, onlyMarked: marked ? true : nil)
     try forEach(try session.targets(resources, in: configuration)) {
       target throws(CommandFailure) in
       var message = ControlRequest(

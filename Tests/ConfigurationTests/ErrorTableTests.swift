@@ -290,6 +290,12 @@ private let refusedStatements = [
     "verify-alg of the kernel", oldStyle(2, "  net { verify-alg sha1; }"), at: "2:20",
     "'verify-alg sha1' is not supported", "use 'verify-alg crc32c'"),
   BadFile(
+    "csums-alg that proves nothing", oldStyle(2, "  net { csums-alg crc32c; }"), at: "2:19",
+    "'csums-alg crc32c' is not supported", "use 'csums-alg xxh3-128'"),
+  BadFile(
+    "csums-alg of the kernel", oldStyle(2, "  net { csums-alg md5; }"), at: "2:19",
+    "'csums-alg md5' is not supported", "use 'csums-alg xxh3-128'"),
+  BadFile(
     "verify-alg with a typing error", oldStyle(2, "  net { verify-alg crc32; }"), at: "2:20",
     "'verify-alg crc32' is not supported"),
   BadFile(

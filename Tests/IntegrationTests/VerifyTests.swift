@@ -65,6 +65,60 @@ extension Integration {
       }
     }
 
+    /// V03: what rotted on the Primary's disk comes back from the Secondary; then the other way
+    /// round, in two steps, led by the Secondary.
+    @Test(.needsPythonNBD, .needs("cmp"))
+    func `repair copies exactly what differs from the side that is named`() throws {
+      try withCluster(ClusterOptions(net: slowMachine + " verify-alg xxh3-128;")) { cluster in
+        let (alpha, beta) = (cluster.alpha, cluster.beta)
+        let uri = try cluster.uri(alpha)
+        try scriptNBD(uri, "h.pwrite(bytes(range(256)) * 8192, 0)")
+        try cluster.flip(alpha, bytes: [100 * 4096 + 5, 101 * 4096])
+        let refused = try cluster.ask(
+          alpha, "verify", "--repair", "--from", "gamma", cluster.resource)
+        #expect(refused.status == 10 && refused.text.contains("there is no node 'gamma'"))
+        try cluster.tell(alpha, "verify", "--repair", "--from", beta.name, cluster.resource)
+        try cluster.waitForVerify(on: alpha, count: 1)
+        #expect(cluster.reported(by: alpha) == ["800+16"])
+        #expect(cluster.repaired(by: alpha) == ["800+16"])
+        try scriptNBD(uri, "assert h.pread(8192, 100 * 4096) == bytes(range(256)) * 32")
+
+        try cluster.flip(beta, bytes: [300 * 4096])
+        try cluster.tell(beta, "verify", cluster.resource)
+        try cluster.waitForVerify(on: beta, count: 1)
+        for node in cluster.nodes {
+          let text = try cluster.tell(node, "status", cluster.resource)
+          #expect(text.contains("verify --repair --marked --from NODE"), "\(text)")
+        }
+        try cluster.tell(
+          beta, "verify", "--repair", "--marked", "--from", alpha.name, cluster.resource)
+        try cluster.waitForVerify(on: beta, count: 2)
+        #expect(cluster.repaired(by: beta) == ["800+16", "2400+8"])
+        for node in cluster.nodes {
+          let text = try cluster.tell(node, "status", "--statistics", "--verbose", cluster.resource)
+          #expect(text.contains("out-of-sync:0"), "\(text)")
+        }
+        try cluster.expectIdenticalDisks()
+      }
+    }
+
+    /// S19: a crash makes whole extents suspect; digests spare the copy of what is equal.
+    @Test(.needsPythonNBD, .needs("cmp"))
+    func `a resync by checksum copies only what differs`() throws {
+      try withCluster(ClusterOptions(net: slowMachine + " csums-alg xxh3-128;")) { cluster in
+        let uri = try cluster.uri(cluster.alpha)
+        try scriptNBD(uri, "h.pwrite(bytes(range(256)) * 8192, 0)")
+        try cluster.kill(cluster.beta)
+        try cluster.waitForLoss(at: cluster.alpha)
+        try scriptNBD(uri, "h.pwrite(b'x' * 4096, 8192)")
+        try cluster.start(cluster.beta)
+        try cluster.waitForSync()
+        try cluster.expectIdenticalDisks()
+        #expect(cluster.alpha.text.contains("had equal checksums, eliminated:"))
+        #expect(cluster.alpha.text.contains("transferred 4K total"))
+      }
+    }
+
     @Test func `verify without an algorithm is refused with the words of DRBD`() throws {
       try withCluster { cluster in
         let output = try cluster.ask(cluster.alpha, "verify", cluster.resource)
@@ -95,6 +149,12 @@ extension Cluster {
   /// "start+size" of each range that a node reported, in sectors.
   fileprivate func reported(by node: ClusterNode) -> [String] {
     node.text.matches(of: /Out of sync: start=(\d+), size=(\d+) \(sectors\)/)
+      .map { "\($0.1)+\($0.2)" }
+  }
+
+  /// "start+size" of each range that was repaired, in sectors.
+  fileprivate func repaired(by node: ClusterNode) -> [String] {
+    node.text.matches(of: /Repaired: start=(\d+), size=(\d+) \(sectors\)/)
       .map { "\($0.1)+\($0.2)" }
   }
 

@@ -80,7 +80,14 @@ private let golden = """
   1Um       1Upm      target bitmap equalMarked
   1Um       1U        source bitmap equalMarked
   1U        1Um       target bitmap equalMarked
-  1Um       1Um       source bitmap equalMarked
+  1Um       1Um       noSync        equalUndecided
+  1Umx      1Um       target bitmap equalMarked
+  1Um       1Umx      source bitmap equalMarked
+  1Umr      1Upm      noSync        equalUndecided
+  1Ur       1Upmr     noSync        equalUndecided
+  1Um       1Om       source bitmap equalMarked
+  1Umf      1Um       source full   equalMarked
+  1Upm      1Um       source bitmap equalMarked
   1Uf       1U        source full   equalMarked
   """
 
@@ -132,6 +139,7 @@ private let golden = """
       case "m": report.outOfSyncBlocks = 3
       case "f": report.isFull = true
       case "x": report.discardMyData = true
+      case "r": report.repairWasCut = true
       case "b":
         let number = UInt64(try #require(flags.popFirst()?.wholeNumberValue))
         report.base = Generation(number: number, id: number, author: other)

@@ -194,6 +194,7 @@ private struct SideStates {
     let isWhole = { (report: StateReport) in
       report.disk != .diskless && report.disk != .inconsistent && !report.lineage.isEmpty
     }
+    if decision.rule == .equalUndecided { return brokenIndecision(mine, theirs) }
     if decision.rule == .equalClean {
       let isQuiet = { (report: StateReport) in
         !report.crashed && report.base == nil && !report.isFull && report.outOfSyncBlocks == 0
@@ -205,6 +206,17 @@ private struct SideStates {
       return nil
     }
     return isWhole(mine) && isWhole(theirs) ? "two whole replicas are left unequal" : nil
+  }
+
+  /// Two that are UpToDate, and both say that blocks differ: only somebody's word may choose.
+  private func brokenIndecision(_ mine: StateReport, _ theirs: StateReport) -> String? {
+    for report in [mine, theirs] {
+      let isMarked = report.outOfSyncBlocks > 0 && !report.isFull
+      guard report.disk == .upToDate, report.role != .primary, isMarked, !report.crashed,
+        report.base == nil, !report.discardMyData
+      else { return "left undecided without need" }
+    }
+    return mine.lineage.newest == theirs.lineage.newest ? nil : "left unequal"
   }
 
   private func brokenResync(

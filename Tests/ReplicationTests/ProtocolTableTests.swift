@@ -71,7 +71,8 @@ enum MeetingPoint: String, CaseIterable, Sendable {
     // Where nothing is compared any more, what is still on its way is late, and means nothing.
     let verify: Set<MessageType> = [
       .verifyStart, .verifyReady, .verifyRequest, .verifyRequestLocked, .verifyDigests,
-      .verifySkipped, .verifyResult, .verifyEnd,
+      .verifySkipped, .verifyResult, .verifyEnd, .repairBegin, .repairRequest, .repairRequestLocked,
+      .repairData, .repairAck, .repairSkipped, .repairEnd,
     ]
     switch self {
     case .dialed: return [.helloReply]
@@ -83,10 +84,14 @@ enum MeetingPoint: String, CaseIterable, Sendable {
         .write, .writeZeroes, .trim, .flush, .promoteRequest, .roleChanged, .diskChanged,
       ]).union(verify)
     case .primaryEstablished, .verifyS:
-      return always.union(verify).union([.promoteRequest, .roleChanged, .diskChanged])
+      // No repair was asked for, so none can end.
+      let unasked: Set<MessageType> = self == .verifyS ? [.repairEnd] : []
+      return always.union(verify).subtracting(unasked).union([
+        .promoteRequest, .roleChanged, .diskChanged,
+      ])
     case .verifyT:
       // Which range is done with, the result must say.
-      return always.union(verify).subtracting([.verifyResult]).union([
+      return always.union(verify).subtracting([.verifyResult, .repairBegin]).union([
         .write, .writeZeroes, .trim, .flush, .promoteRequest, .roleChanged, .diskChanged,
       ])
     case .wfBitMapS:
@@ -159,14 +164,19 @@ enum MeetingPoint: String, CaseIterable, Sendable {
     case .resyncZeroes, .resyncUnreadable:
       let asked = rig.sent(.resyncRequest)
       rig.receive(MessageHeader(type, id: asked?.id ?? 1, offset: asked?.offset ?? 0))
-    case .writeZeroes, .trim, .resyncRequest, .verifyRequest, .verifyRequestLocked:
+    case .repairData:
+      var data = MessageHeader(type, id: 1)
+      data.payloadBytes = 4096
+      rig.receive(data, buffer: rig.takeBuffer())
+    case .writeZeroes, .trim, .resyncRequest, .verifyRequest, .verifyRequestLocked,
+      .repairBegin, .repairRequest, .repairRequestLocked:
       rig.receive(MessageHeader(type, id: 1, length: 4096))
     case .reject: rig.receive(.reject, length: UInt64(Reason.splitBrain.rawValue))
     case .roleChanged, .goodbye: rig.receive(type, length: UInt64(Role.secondary.rawValue))
     case .verdict, .flush, .ack, .resyncAck, .syncDoneAck, .bitmap, .bitmapAck, .bitmapDone,
       .syncReady, .syncStart, .syncPause, .invalidate, .promoteRequest, .promoteReply,
       .diskChanged, .ping, .pong, .verifyReady, .verifySkipped, .verifyResult, .verifyEnd,
-      .resyncCompared:
+      .resyncCompared, .repairAck, .repairSkipped, .repairEnd:
       rig.receive(type, id: 1)
     }
   }

@@ -35,9 +35,17 @@ import Wire
     #expect(hex.joined() == "33119477ede5dcd5e9716427681d5860")
   }
 
+  /// The example of FIPS 180-4: `printf abc | sha256sum`.
+  @Test func sha256IsStable() {
+    let hex = digests(.sha256, Array("abc".utf8)).map { byte in
+      (byte < 16 ? "0" : "") + String(byte, radix: 16)
+    }
+    #expect(hex.joined() == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad")
+  }
+
   @Test func namesAndNumbersAreStable() {
-    #expect(DigestAlgorithm.allCases.map(\.name) == ["crc32c", "xxh3-128"])
-    #expect(DigestAlgorithm.allCases.map(\.rawValue) == [1, 2])
+    #expect(DigestAlgorithm.allCases.map(\.name) == ["crc32c", "xxh3-128", "sha256"])
+    #expect(DigestAlgorithm.allCases.map(\.rawValue) == [1, 2, 3])
     #expect(DigestAlgorithm(named: "crc32c") == .crc32c)
     #expect(DigestAlgorithm(named: "sha1") == nil)
     #expect(DigestAlgorithm.crc32c.rawValue == 1)

@@ -209,7 +209,7 @@ private func report(_ bytes: [UInt8]) -> Result<StateReport, WireError> {
     (8, 255, .fieldOutOfRange(.diskState, 255)),
     (9, 0, .fieldOutOfRange(.role, 0)),
     (9, 3, .fieldOutOfRange(.role, 3)),
-    (10, 64, .fieldOutOfRange(.flags, 64)),
+    (10, 128, .fieldOutOfRange(.flags, 128)),
     (12, 7, .fieldOutOfRange(.policy, 0x0701_0100)),
     (13, 5, .fieldOutOfRange(.policy, 0x0405_0100)),
     (14, 3, .fieldOutOfRange(.policy, 0x0401_0300)),
