@@ -63,6 +63,10 @@ let package = Package(
       name: "Replication", dependencies: ["BlockTypes", "Wire", "Metadata"],
       swiftSettings: strict),
 
+    .target(
+      name: "Authentication", dependencies: ["BlockTypes", "Digests", "Wire", "Replication"],
+      swiftSettings: strict),
+
     // Two drivers of the core.
     .target(
       name: "Simulation", dependencies: ["BlockTypes", "Wire", "Metadata", "Replication"],
@@ -80,8 +84,8 @@ let package = Package(
     .target(
       name: "Node",
       dependencies: [
-        "BlockTypes", "Wire", "Metadata", "Replication", "BlockIO", "Exports", "Configuration",
-        "Control",
+        "BlockTypes", "Digests", "Wire", "Metadata", "Replication", "Authentication", "BlockIO",
+        "Exports", "Configuration", "Control",
         .product(name: "Logging", package: "swift-log"),
         .product(name: "NIOConcurrencyHelpers", package: "swift-nio"),
         .product(name: "NIOCore", package: "swift-nio"),
@@ -141,8 +145,14 @@ let package = Package(
     .testTarget(
       name: "BlockTypesTests", dependencies: ["BlockTypes", "TestSupport"], swiftSettings: base),
     .testTarget(
-      name: "WireTests", dependencies: ["Wire", "BlockTypes", "TestSupport"], swiftSettings: base),
+      name: "WireTests", dependencies: ["Wire", "Digests", "BlockTypes", "TestSupport"],
+      swiftSettings: base),
     .testTarget(name: "DigestsTests", dependencies: ["Digests"], swiftSettings: base),
+    .testTarget(
+      name: "AuthenticationTests",
+      dependencies: [
+        "Authentication", "Digests", "Replication", "Wire", "BlockTypes", "TestSupport",
+      ], swiftSettings: base),
     .testTarget(
       name: "MetadataTests",
       dependencies: ["Metadata", "BlockTypes", "TestSupport", "CAllocationCount"],
@@ -165,7 +175,7 @@ let package = Package(
       name: "NodeTests",
       dependencies: [
         "Node", "BlockIO", "Control", "Configuration", "Metadata", "Replication", "Wire",
-        "BlockTypes", "TestSupport",
+        "Authentication", "Digests", "BlockTypes", "TestSupport",
         .product(name: "Logging", package: "swift-log"),
       ], swiftSettings: base),
     .testTarget(

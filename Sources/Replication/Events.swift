@@ -91,8 +91,12 @@ public enum Event: Sendable, BitwiseCopyable {
   case dialed(peer: Int, ConnectionID)
   /// A `dial` effect failed.
   case dialFailed(peer: Int)
-  /// Somebody connected; who it is, the first message tells.
-  case accepted(ConnectionID)
+  /// A `dial` effect made a connection, and the two ends do not agree on what it is to be.
+  case dialRefused(peer: Int, Reason)
+  /// Somebody connected. Who it is, the first message tells; it must be `from` where that is known.
+  case accepted(ConnectionID, from: NodeID? = nil)
+  /// What came on the connection is not what was sent; the driver has closed it.
+  case corrupted(ConnectionID)
   /// The connection broke, or sent something that is not a message.
   case closed(ConnectionID)
   case command(Command, token: UInt64)

@@ -6,9 +6,13 @@ import Wire
 /// A connection that was accepted and has not said who it is.
 struct AcceptedConnection: BitwiseCopyable {
   var connection: ConnectionID?
+  /// Who it was proven to be.
+  var node: NodeID?
   var deadline: Instant
 
-  static var free: AcceptedConnection { AcceptedConnection(connection: nil, deadline: .never) }
+  static var free: AcceptedConnection {
+    AcceptedConnection(connection: nil, node: nil, deadline: .never)
+  }
 }
 
 /// What a node tells its peer about its decision, for comparison.
@@ -189,7 +193,9 @@ struct Peer: BitwiseCopyable {
     case .connecting:
       if dialed != nil { return handshakeDeadline }
       return isDialing ? .never : retryAt
-    case .quiescing, .wfReportParams, .wfVerdict: return handshakeDeadline
+    case .quiescing, .wfReportParams, .wfVerdict:
+      guard let pingSentAt else { return handshakeDeadline }
+      return min(handshakeDeadline, pingSentAt.advanced(milliseconds: options.pingTimeoutMs))
     case .connected:
       if let pingSentAt { return pingSentAt.advanced(milliseconds: options.pingTimeoutMs) }
       let silence = lastReceived.advanced(milliseconds: pingPauseMs(options))

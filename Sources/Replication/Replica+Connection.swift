@@ -1,10 +1,13 @@
 /// The life of a connection: both sides listen and dial, one connection is kept.
 ///
 /// Who dialed says `hello` first; who accepted answers `helloReply`, which makes the connection the
-/// agreed one, or `reject`. Of two crossing dials the one of the lower node id is kept. A `hello`
-/// from a peer that we believe connected replaces the connection only when the peer has lost it:
-/// another instance (the daemon restarted) or a higher epoch (it counted a loss). A late dial from
-/// before the connection has neither.
+/// agreed one, or `reject`. Of two crossing dials the one of the lower node id is kept.
+///
+/// A `hello` never replaces a connection that works, whoever says it. A peer that we believe
+/// connected may have lost the connection: then it comes with another instance (the daemon
+/// restarted) or a higher epoch (it counted a loss), which a late dial from before does not. We ask
+/// on the connection we have and refuse the new one; if no answer comes, the old one is lost as by
+/// any ping, and the peer's next dial finds us free.
 import BlockTypes
 import Wire
 
@@ -20,17 +23,24 @@ extension Replica {
     effects.push(.sendControl(connection, .hello))
   }
 
-  mutating func dialFailed(_ slot: Int) {
+  /// - Parameter reason: why the two ends do not agree; `nil` when nobody answered. It is not
+  ///   proven, so it stops nothing: the next dial may meet the true peer, or a corrected file.
+  mutating func dialFailed(_ slot: Int, _ reason: Reason? = nil) {
     peers[slot].isDialing = false
-    if peers[slot].state == .connecting, peers[slot].reason == .none {
-      peers[slot].reason = .peerUnreachable
+    if peers[slot].state == .connecting {
+      if let reason {
+        peers[slot].reason = reason
+      } else if peers[slot].reason == .none {
+        peers[slot].reason = .peerUnreachable
+      }
     }
     scheduleRetry(slot)
   }
 
-  mutating func acceptedConnection(_ connection: ConnectionID) {
+  mutating func acceptedConnection(_ connection: ConnectionID, _ node: NodeID?) {
     for index in 0..<accepted.count where accepted[index].connection == nil {
       accepted[index].connection = connection
+      accepted[index].node = node
       accepted[index].deadline = now.advanced(milliseconds: options.handshakeTimeoutMs)
       return
     }
@@ -47,7 +57,7 @@ extension Replica {
     }
   }
 
-  mutating func connectionClosed(_ connection: ConnectionID) {
+  mutating func connectionClosed(_ connection: ConnectionID, _ reason: Reason) {
     for index in 0..<accepted.count where accepted[index].connection == connection {
       accepted[index] = .free
       return
@@ -58,7 +68,7 @@ extension Replica {
         scheduleRetry(slot)
       } else if peers[slot].connection == connection {
         peers[slot].connection = nil
-        loseConnection(slot, .peerClosed)
+        loseConnection(slot, reason)
       }
     }
   }
@@ -88,9 +98,12 @@ extension Replica {
       return
     }
     for index in 0..<accepted.count where accepted[index].connection == connection {
+      let proven = accepted[index].node
       accepted[index] = .free
       releaseIfAny(buffer)
-      guard header.type == .hello, let hello = try? Hello(parsing: control) else {
+      guard header.type == .hello, let hello = try? Hello(parsing: control),
+        proven == nil || hello.node == proven
+      else {
         refuse(connection, .protocolError)
         return
       }
@@ -135,11 +148,18 @@ extension Replica {
       guard !isSameRun || hello.epoch > peers[slot].peerEpoch else {
         return refuse(connection, .tieBreak)
       }
-      loseConnection(slot, .supersededByPeer)
-      guard peers[slot].state == .connecting else { return refuse(connection, .peerStandAlone) }
+      askWhetherAlive(slot)
+      return refuse(connection, .tieBreak)
     }
     effects.push(.sendControl(connection, .helloReply))
     adopt(connection, hello, slot)
+  }
+
+  /// Somebody says that the peer has no connection to us any more.
+  private mutating func askWhetherAlive(_ slot: Int) {
+    guard let connection = peers[slot].connection, peers[slot].pingSentAt == nil else { return }
+    peers[slot].pingSentAt = now
+    effects.push(.send(connection, MessageHeader(.ping), .none))
   }
 
   private mutating func receivedOnDial(
@@ -324,7 +344,11 @@ extension Replica {
         effects.push(.dial(peer: slot))
       }
     case .quiescing, .wfReportParams, .wfVerdict:
-      if now >= peers[slot].handshakeDeadline { loseConnection(slot, .handshakeTimeout) }
+      if now >= peers[slot].handshakeDeadline { return loseConnection(slot, .handshakeTimeout) }
+      guard let sent = peers[slot].pingSentAt,
+        now >= sent.advanced(milliseconds: options.pingTimeoutMs)
+      else { return }
+      loseConnection(slot, .supersededByPeer)
     case .connected: tickConnected(slot)
     }
   }

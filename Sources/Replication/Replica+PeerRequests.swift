@@ -57,7 +57,7 @@ extension Replica {
       .verifyResult, .verifyEnd:
       guard isConnected else { return protocolViolation(slot, header.type) }
       receivedVerify(slot, header)
-    case .hello, .helloReply: protocolViolation(slot, header.type)
+    case .hello, .helloReply, .greeting, .proof: protocolViolation(slot, header.type)
     case .ack, .resyncRequest, .resyncAck, .syncDone, .syncDoneAck, .bitmap, .bitmapAck,
       .bitmapDone, .syncReady, .syncStart, .promoteRequest, .promoteReply, .roleChanged,
       .diskChanged, .resyncUnreadable, .resyncCompared, .syncPause, .invalidate:
@@ -92,8 +92,9 @@ extension Replica {
     case .promoteReply: receivedPromoteReply(slot, header)
     case .roleChanged: receivedRole(slot, header)
     case .diskChanged: receivedDiskChange(slot, header)
-    case .hello, .helloReply, .reject, .state, .verdict, .write, .writeZeroes, .trim, .flush,
-      .resyncData, .resyncZeroes, .resyncDigests, .goodbye, .ping, .pong, .verifyStart,
+    case .greeting, .proof, .hello, .helloReply, .reject, .state, .verdict, .write, .writeZeroes,
+      .trim,
+      .flush, .resyncData, .resyncZeroes, .resyncDigests, .goodbye, .ping, .pong, .verifyStart,
       .verifyReady, .verifyRequest, .verifyRequestLocked, .verifyDigests, .verifySkipped,
       .verifyResult, .verifyEnd, .repairBegin, .repairRequest, .repairRequestLocked, .repairData,
       .repairAck, .repairSkipped, .repairEnd:

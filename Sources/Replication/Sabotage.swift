@@ -151,6 +151,11 @@ public enum Sabotage: UInt8, Sendable, BitwiseCopyable, CaseIterable {
   /// Repairs ranges that clients may be writing to.
   case repairWithoutLock
 
+  // MARK: Connection
+
+  /// Driver: takes data whose digest does not fit.
+  case ignoreDigestMismatch
+
   // MARK: Superblock
 
   /// Driver: writes the superblock to the same copy each time.

@@ -105,6 +105,13 @@ public enum Reason: UInt8, Sendable, BitwiseCopyable {
   case undoFailed
   case peerMustYield
   case primaryCannotYield
+  case authenticationFailed
+  case authenticationMissing
+  case authenticationUnexpected
+  case authenticationAlgorithm
+  case ownChallenge
+  case integrityAlgorithm
+  case digestMismatch
 
   /// The reason in words, for the log and `status`.
   public var text: String {
@@ -164,6 +171,17 @@ public enum Reason: UInt8, Sendable, BitwiseCopyable {
       "no room for the undo file: make some, or discard with --no-undo"
     case .undoFailed:
       "the undo file could not be written (see the log): try again, or discard with --no-undo"
+    case .authenticationFailed:
+      "Authentication of peer failed: it does not know the shared-secret of this node"
+    case .authenticationMissing:
+      "Authentication of peer failed: it has no shared-secret"
+    case .authenticationUnexpected:
+      "Authentication of peer failed: it wants one, and there is no shared-secret here"
+    case .authenticationAlgorithm:
+      "Authentication of peer failed: cram-hmac-alg of the two nodes differs"
+    case .ownChallenge: "Authentication of peer failed: what this node said itself came back"
+    case .integrityAlgorithm: "data-integrity-alg of the two nodes differs"
+    case .digestMismatch: "Digest integrity check FAILED"
     }
   }
 
@@ -179,7 +197,9 @@ public enum Reason: UInt8, Sendable, BitwiseCopyable {
       .peerStandAlone, .pingTimeout, .writeTimeout, .handshakeTimeout, .protocolError,
       .wrongResource, .unknownNode, .noCommonVersion, .supersededByPeer, .tieBreak, .renegotiate,
       .disagreement, .diskFailed, .shutdown, .primaryWouldBeTargetForNow, .tentative,
-      .handlerRuns, .handlerRefused, .undoIsKept,
+      .handlerRuns, .handlerRefused, .undoIsKept, .authenticationFailed,
+      .authenticationMissing, .authenticationUnexpected, .authenticationAlgorithm,
+      .ownChallenge, .integrityAlgorithm, .digestMismatch,
       .peerMustYield, .primaryMustYieldAfterSplitBrain:
       false
     }

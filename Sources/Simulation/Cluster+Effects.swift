@@ -105,11 +105,10 @@ extension Cluster {
   ) {
     let id = SimulatedNetwork<WireMessage>.ConnectionID(number: Int(connection.value))
     var message = message
+    seal(&message)
     if network.corruptNext {
       network.corruptNext = false
-      let bit = networkRandom.index(MessageHeader.byteCount * 8)
-      message.bytes[bit / 8] ^= 1 << UInt8(bit % 8)
-      message.isCorrupt = true
+      flipBit(of: &message)
     }
     network.send(message, on: id, from: node.index, now: now, random: &networkRandom)
     drainNetwork()

@@ -124,9 +124,17 @@ extension Cluster {
       if !message.isCorrupt {
         violate(.conduct, "node \(node.index) received a header that does not parse: \(error)")
       }
-      return abandon(node, connection, "\(error)")
+      return abandon(node, connection, "\(error)", .closed(connection))
     }
-    if message.isCorrupt { violate(.conduct, "node \(node.index) took a corrupt header as sound") }
+    guard isTaken(message, header) else {
+      if !message.isCorrupt {
+        violate(.conduct, "node \(node.index) refuses a message that came as it was sent")
+      }
+      return abandon(node, connection, "digest mismatch", .corrupted(connection))
+    }
+    if message.isCorrupt, options.canary != .ignoreDigestMismatch {
+      violate(.conduct, "node \(node.index) took a corrupt message as sound")
+    }
     hash.event(at: now, 9 << 56 | UInt64(node.index) << 48 | UInt64(header.type.rawValue) << 40)
     hash.mix(header.id ^ header.offset << 32 ^ header.length)
     say("node \(node.index) <- \(connection.value) \(Self.text(header))")
@@ -150,12 +158,14 @@ extension Cluster {
   }
 
   /// The driver closes a stream in which it lost its place.
-  private func abandon(_ node: SimulatedNode, _ connection: ConnectionID, _ reason: String) {
+  private func abandon(
+    _ node: SimulatedNode, _ connection: ConnectionID, _ reason: String, _ event: Event
+  ) {
     say("node \(node.index) gives connection \(connection.value) up: \(reason)")
     let id = SimulatedNetwork<WireMessage>.ConnectionID(number: Int(connection.value))
     network.close(id, node: node.index, now: now, random: &networkRandom)
     drainNetwork()
-    step(node, .closed(connection))
+    step(node, event)
   }
 
   static func text(_ header: MessageHeader) -> String {

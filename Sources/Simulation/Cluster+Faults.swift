@@ -64,7 +64,7 @@ extension Cluster {
       let until = now + planRandom.below(options.faultLastsMs * 1_000_000)
       nodes[node].pausedUntil = max(nodes[node].pausedUntil, until)
     case .cutConnection, .halfOpenConnection: cut(kind)
-    case .corruptHeader: network.corruptNext = true
+    case .corruptMessage: network.corruptNext = true
     case .isolateAndPromote:
       for index in 0...1 { setBlocked(true, from: index) }
       operatorState.promoteWhenAlone = 1 - primary

@@ -13,6 +13,9 @@ package struct WireMessage: Sendable {
   package var bytes: [UInt8]
   /// Payload of a data message, one word a sector.
   package var words: [UInt64]
+  /// What protects the payload, see `FrameGuard`. It is over the words, not over the sectors that
+  /// they stand for.
+  package var tag = FrameTag.none
   /// A bit was flipped on the way: it must not be taken for a message.
   package var isCorrupt = false
 }

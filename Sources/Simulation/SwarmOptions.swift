@@ -45,8 +45,8 @@ package enum FaultKind: Int, CaseIterable, Sendable {
   case carelessPromote
   /// The path is blocked and the Secondary is promoted: a split brain, if both write.
   case isolateAndPromote
-  /// One bit of a header on its way is flipped.
-  case corruptHeader
+  /// One bit of a message on its way is flipped, of its data only where that is protected.
+  case corruptMessage
 }
 
 /// What one run is like.
@@ -122,6 +122,8 @@ package struct SwarmOptions: Equatable, Sendable {
   /// Whether the lineage on disk is inspected when a write is acknowledged by one node alone. Off,
   /// a missing generation is found only by what it leads to.
   package var checksLineage = true
+  /// `data-integrity-alg` of both nodes.
+  package var integrity = IntegrityAlgorithm.none
   /// The planted bug.
   package var canary = Canary.none
 
@@ -177,6 +179,7 @@ package struct SwarmOptions: Equatable, Sendable {
     }
     // More chunks than may be under way at once: writes pass between them.
     bitmapChunkBlocks = [8, 16, 64][random.index(3)]
+    integrity = [.none, .crc32c, .crc32c, .xxh3][random.index(4)]
     // A change must fit the activity log at once.
     resyncRequestBytes = min(resyncRequestBytes, ActivityLog.rangeBytesLimit / activityLogScale)
     comparesChecksums = [random.coin(), random.coin()]
@@ -246,7 +249,7 @@ extension SwarmOptions: CustomStringConvertible {
     \(bufferCount) buffers, log extents of \
     \(4_096 / activityLogScale) KiB that cool after \(coolAfterMs) ms, resync rate at most \
     \(resyncBytesPerSecondMost), with clients \
-    \(resyncBytesPerSecondBusy.map { "\($0)" } ?? "adaptive")
+    \(resyncBytesPerSecondBusy.map { "\($0)" } ?? "adaptive"), integrity \(integrity.name)
     """
   }
 }

@@ -23,6 +23,10 @@ public enum MessageType: UInt8, Sendable, BitwiseCopyable, CaseIterable {
   case reject = 3
   case state = 4
   case verdict = 5
+  /// Before all others, see `Greeting`.
+  case greeting = 6
+  /// That the sender knows the shared secret.
+  case proof = 7
 
   case write = 10
   case writeZeroes = 11
@@ -109,12 +113,19 @@ public enum MessageType: UInt8, Sendable, BitwiseCopyable, CaseIterable {
     }
   }
 
+  /// Whether the payload is what the volume will contain.
+  public var carriesVolumeData: Bool {
+    self == .write || self == .resyncData || self == .repairData
+  }
+
   /// The most payload bytes this type may carry.
   public var payloadLimit: UInt32 {
     switch self {
     case .write, .resyncData, .repairData: maxPayloadBytes
     case .hello, .helloReply, .reject, .state, .syncDone, .bitmap, .verifyDigests, .resyncDigests:
       maxControlPayloadBytes
+    // A greeting with a name of 128 bytes; the longest HMAC has 64.
+    case .greeting, .proof: 176
     case .verdict, .writeZeroes, .trim, .flush, .ack, .resyncRequest, .resyncAck, .syncDoneAck,
       .bitmapAck, .bitmapDone, .syncReady, .syncStart, .promoteRequest, .promoteReply,
       .roleChanged, .diskChanged, .goodbye, .resyncZeroes,
@@ -140,12 +151,14 @@ public enum WireError: Error, Equatable, Sendable {
   case unknownFlags(UInt8)
   case payloadTooLong(MessageType, UInt32, limit: UInt32)
   case fieldOutOfRange(StaticStringField, UInt64)
+  /// What came is not what was sent. The words are the kernel module's.
+  case digestMismatch(MessageType, offset: UInt64, length: UInt64)
 
   /// Names a field of a payload in an error.
   public enum StaticStringField: Sendable, Equatable {
     case nodeID, nameLength, nameBytes, diskState, role, flags, lineageCount, generationOrder
     case generationNumber, volumeBytes, protocolRange, outOfSyncBlocks, policy
-    case bitmapEncoding, bitmapRun
+    case bitmapEncoding, bitmapRun, side, integrity, authentication
   }
 }
 

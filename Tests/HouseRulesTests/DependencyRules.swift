@@ -9,6 +9,7 @@ let allowedImports: [String: Set<String>] = [
   "Wire": ["BlockTypes", "CChecksum", "Digests"],
   "Metadata": ["BlockTypes", "CChecksum"],
   "Replication": ["BlockTypes", "Wire", "Metadata"],
+  "Authentication": ["BlockTypes", "Digests", "Wire", "Replication"],
   "Simulation": ["BlockTypes", "Wire", "Metadata", "Replication"],
   "BlockIO": [
     "BlockTypes", "CUring", "CAIO", "CHelper", "CHost", "Glibc", "Synchronization",
@@ -17,8 +18,9 @@ let allowedImports: [String: Set<String>] = [
   "Configuration": ["BlockTypes", "Glibc", "Foundation"],
   "Control": ["BlockTypes", "Configuration", "Glibc", "Foundation"],
   "Node": [
-    "BlockTypes", "Wire", "Metadata", "Replication", "BlockIO", "Exports", "Configuration",
-    "Control", "Glibc", "Synchronization", "Foundation", "Logging", "NIOConcurrencyHelpers",
+    "BlockTypes", "Digests", "Wire", "Metadata", "Replication", "Authentication", "BlockIO",
+    "Exports", "Configuration", "Control", "Glibc", "Synchronization", "Foundation", "Logging",
+    "NIOConcurrencyHelpers",
     "NIOCore", "NIOPosix",
   ],
   "ashlard": [

@@ -123,20 +123,111 @@ import Wire
     #expect(rig.state == .connected)
   }
 
-  /// The peer has lost the connection (higher epoch) or was restarted (another instance), and we
-  /// have not noticed: believe it.
+  /// The peer says that it has lost the connection (higher epoch) or was restarted (another
+  /// instance). Somebody else may say so, too: a connection that answers is kept.
+  @Test(arguments: [(77, 1), (78, 0)] as [(UInt64, UInt64)])
+  func newHelloDoesNotReplaceAConnectionThatAnswers(instance: UInt64, epoch: UInt64) {
+    let rig = Rig.connected()
+    for _ in 0..<3 {
+      let new = rig.newConnection()
+      rig.step(.accepted(new))
+      rig.receiveHello(.hello, on: new, instance: instance, epoch: epoch)
+      #expect(rig.effects.kinds == ["send ping", "send reject", "close"])
+      #expect(rig.sent(.reject)?.length == UInt64(Reason.tieBreak.rawValue))
+      #expect(rig.closed.last == new)
+
+      rig.receive(.pong)
+      rig.advance(milliseconds: 600)
+
+      #expect(rig.state == .connected)
+      #expect(!rig.closed.contains(rig.connection))
+    }
+  }
+
+  /// We have not noticed that the connection is gone: asked, nobody answers, and the next hello of
+  /// the peer finds us free. However often it is said meanwhile, the time for an answer is one.
   @Test(arguments: [(77, 1), (78, 0)] as [(UInt64, UInt64)])
   func newHelloReplacesADeadConnection(instance: UInt64, epoch: UInt64) {
     let rig = Rig.connected()
     let old = rig.connection
+    for pause: UInt64 in [0, 200, 200] {
+      rig.advance(milliseconds: pause)
+      let new = rig.newConnection()
+      rig.step(.accepted(new))
+      rig.receiveHello(.hello, on: new, instance: instance, epoch: epoch)
+      #expect(rig.closed.last == new)
+    }
+    rig.advance(milliseconds: 100)
+    #expect(rig.closed.last == old)
+    #expect(rig.state == .connecting && rig.peer.reason == .pingTimeout)
+
     let new = rig.newConnection()
     rig.step(.accepted(new))
-
     rig.receiveHello(.hello, on: new, instance: instance, epoch: epoch)
+    #expect(rig.state.isHandshake || rig.sent(.reject)?.length == UInt64(Reason.tieBreak.rawValue))
+  }
 
-    #expect(rig.closed == [old])
-    #expect(rig.effects.kinds.contains("send helloReply"))
+  /// In the middle of a handshake it is the same.
+  @Test func newHelloEndsNoHandshakeThatAnswers() {
+    let rig = Rig()
+    rig.attach(superblock())
+    rig.dialAndGreet()
+    let old = rig.connection
+    let late = rig.newConnection()
+    rig.step(.accepted(late))
+    rig.receiveHello(.hello, on: late, instance: 78, epoch: 0)
+    #expect(rig.closed == [late])
+    rig.receive(.pong)
+    rig.advance(milliseconds: 600)
     #expect(rig.state.isHandshake)
+
+    let next = rig.newConnection()
+    rig.step(.accepted(next))
+    rig.receiveHello(.hello, on: next, instance: 78, epoch: 0)
+    rig.advance(milliseconds: 600)
+    #expect(rig.closed == [late, next, old])
+    #expect(rig.state == .connecting)
+  }
+
+  /// Who has proven to be one node cannot say hello as another.
+  @Test func helloOfAnotherThanWasProvenIsRefused() {
+    let rig = Rig()
+    rig.command(.connect)
+    let connection = rig.newConnection()
+    rig.step(.accepted(connection, from: node(9)))
+    rig.receiveHello(.hello, on: connection)
+
+    #expect(rig.sent(.reject)?.length == UInt64(Reason.protocolError.rawValue))
+    #expect(rig.state == .connecting)
+    let proven = rig.newConnection()
+    rig.step(.accepted(proven, from: other))
+    rig.receiveHello(.hello, on: proven)
+    #expect(rig.state.isHandshake)
+  }
+
+  /// What an unproven side says stops nothing for good: the reason is shown, and tried again.
+  @Test func refusedDialsAreTriedAgainAndSayWhy() {
+    let rig = Rig()
+    rig.command(.connect)
+    for reason in [Reason.authenticationFailed, .integrityAlgorithm, .splitBrain] {
+      rig.passDeadline()
+      #expect(rig.effects.kinds == ["dial"])
+      rig.step(.dialRefused(peer: 0, reason))
+      #expect(rig.state == .connecting && rig.peer.reason == reason)
+      // Silence afterwards does not hide it.
+      rig.passDeadline()
+      rig.step(.dialFailed(peer: 0))
+      #expect(rig.peer.reason == reason)
+    }
+  }
+
+  /// A digest that does not fit ends the connection with its reason, and it is made anew.
+  @Test func corruptedConnectionIsGivenUpAndMadeAnew() {
+    let rig = Rig.connected()
+    rig.step(.corrupted(rig.connection))
+    #expect(rig.state == .connecting && rig.peer.reason == .digestMismatch)
+    rig.passDeadline()
+    #expect(rig.effects.kinds == ["dial"])
   }
 
   /// Whoever connects and says nothing is thrown out, and cannot keep others from being heard.

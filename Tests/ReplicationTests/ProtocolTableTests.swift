@@ -173,7 +173,8 @@ enum MeetingPoint: String, CaseIterable, Sendable {
       rig.receive(MessageHeader(type, id: 1, length: 4096))
     case .reject: rig.receive(.reject, length: UInt64(Reason.splitBrain.rawValue))
     case .roleChanged, .goodbye: rig.receive(type, length: UInt64(Role.secondary.rawValue))
-    case .verdict, .flush, .ack, .resyncAck, .syncDoneAck, .bitmap, .bitmapAck, .bitmapDone,
+    case .greeting, .proof, .verdict, .flush, .ack, .resyncAck, .syncDoneAck, .bitmap, .bitmapAck,
+      .bitmapDone,
       .syncReady, .syncStart, .syncPause, .invalidate, .promoteRequest, .promoteReply,
       .diskChanged, .ping, .pong, .verifyReady, .verifySkipped, .verifyResult, .verifyEnd,
       .resyncCompared, .repairAck, .repairSkipped, .repairEnd:

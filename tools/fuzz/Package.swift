@@ -40,6 +40,9 @@ let package = Package(
       name: "Replication", dependencies: ["BlockTypes", "Wire", "Metadata"],
       path: "Core/Replication", swiftSettings: instrumented),
     .target(
+      name: "Authentication", dependencies: ["BlockTypes", "Digests", "Wire", "Replication"],
+      path: "Core/Authentication", swiftSettings: instrumented),
+    .target(
       name: "BlockIO", dependencies: ["BlockTypes", "CUring", "CAIO", "CHost", "CHelper"],
       path: "Core/BlockIO", swiftSettings: instrumented),
     .target(
@@ -53,8 +56,8 @@ let package = Package(
     .executableTarget(
       name: "Fuzz",
       dependencies: [
-        "CFuzzDriver", "BlockTypes", "Wire", "Metadata", "Replication", "BlockIO", "Exports",
-        "Configuration", "CChecksum",
+        "CFuzzDriver", "Authentication", "BlockTypes", "Wire", "Metadata", "Replication", "BlockIO",
+        "Exports", "Configuration", "CChecksum",
       ], swiftSettings: instrumented,
       // ld.gold, the default, stops with an internal error on this input.
       linkerSettings: [.unsafeFlags(["-sanitize=fuzzer,address", "-use-ld=lld"])]),

@@ -1,5 +1,6 @@
 /// Messages between peers, and the payloads of a handshake: any bytes give a value or a typed
 /// error, and a value is encoded to the bytes that it came from.
+import Authentication
 import BlockTypes
 import CChecksum
 import Replication
@@ -8,6 +9,7 @@ import Wire
 /// A stream of messages as the driver cuts it: header, payload, header, payload.
 func fuzzMessages(_ bytes: UnsafeRawBufferPointer) {
   var input = Input(bytes)
+  var strangers = Strangers()
   while !input.isAtEnd {
     var header = copy(input.take(MessageHeader.byteCount), padding: MessageHeader.byteCount)
     // Nobody guesses a checksum; half of the headers get the right one.
@@ -21,13 +23,56 @@ func fuzzMessages(_ bytes: UnsafeRawBufferPointer) {
     again.withUnsafeMutableBytes { message.encode(into: $0) }
     precondition(again == header, "a header that does not come back")
     let payload = input.take(Int(message.payloadBytes))
+    strangers.deliver(message, payload)
     switch message.type {
+    case .greeting: parseGreeting(payload)
     case .hello, .helloReply: parseHello(payload)
     case .state, .syncDone: _ = parseReport(payload)
     case .bitmap: mergeChunk(message, payload)
     default: break
     }
   }
+}
+
+/// Both ends of connections to somebody who does not know the secret: he never gets in.
+private struct Strangers {
+  private var ends: [LinkHandshake]
+
+  init() {
+    guard let me = NodeID(0), let other = NodeID(1) else { preconditionFailure("node ids") }
+    var settings = LinkSettings(node: me, peers: [other], resource: "r0")
+    settings.authentication = LinkSettings.Authentication(
+      algorithm: .sha256, secret: SharedSecret("unknown"))
+    var random = Counter()
+    ends = ConnectionSide.allCases.map {
+      LinkHandshake(settings, side: $0, challenge: Challenge(using: &random))
+    }
+    for index in ends.indices where ends[index].side == .dialer { _ = ends[index].begin() }
+  }
+
+  mutating func deliver(_ header: MessageHeader, _ payload: UnsafeRawBufferPointer) {
+    for index in ends.indices {
+      if case .open = ends[index].receive(header, payload) {
+        preconditionFailure("a stranger was let in")
+      }
+    }
+  }
+}
+
+/// Challenges that are the same in each run.
+private struct Counter: RandomNumberGenerator {
+  private var count: UInt64 = 0
+
+  mutating func next() -> UInt64 {
+    count &+= 1
+    return count
+  }
+}
+
+private func parseGreeting(_ bytes: UnsafeRawBufferPointer) {
+  guard let greeting = try? Greeting(parsing: bytes) else { return }
+  let second = greeting.encoded.withUnsafeBytes { try? Greeting(parsing: $0) }
+  precondition(second == greeting, "a greeting that does not come back")
 }
 
 /// Puts the right magic and checksum into a header.
