@@ -302,6 +302,14 @@ private func answer(_ driver: inout Driver, _ input: inout Input) {
     reply.payloadBytes = UInt32(truncatingIfNeeded: BlockDigest.blocks(asked.length) * 4)
   case .verifyDigests:
     reply = MessageHeader(.verifyResult, id: asked.length, offset: asked.offset, length: 1)
+  case .resyncDigests:
+    reply = MessageHeader(.resyncCompared, id: asked.id, offset: asked.offset, length: 1)
+  case .repairRequest, .repairRequestLocked:
+    reply = MessageHeader(.repairData, id: asked.id, offset: asked.offset, length: 1)
+    reply.payloadBytes = UInt32(truncatingIfNeeded: asked.length)
+  case .repairData:
+    reply = MessageHeader(
+      .repairAck, id: asked.length, offset: asked.offset, length: UInt64(asked.payloadBytes))
   case .bitmapDone: reply = MessageHeader(.syncReady)
   case .syncReady: reply = MessageHeader(.syncStart)
   case .ping: reply = MessageHeader(.pong)
