@@ -1,5 +1,5 @@
-/// The beginning of a connection, before the core hears of it: the two ends say who they are and how
-/// messages are to be protected, and with a secret each proves that it knows it.
+/// The beginning of a connection, before the core hears of it: the two ends say who they are and
+/// how messages are to be protected, and with a secret each proves that it knows it.
 ///
 /// ```
 /// dialer                              acceptor
@@ -8,19 +8,19 @@
 ///   proof                ------------>               with a secret only
 ///                        <------------  proof        with a secret only
 /// ```
-/// A proof is HMAC(secret, label, who proves, both greetings with their lengths): it is good for this
-/// connection, this end, these nodes, this resource and these versions and algorithms, and for
+/// A proof is HMAC(secret, label, who proves, both greetings with their lengths): it is good for
+/// this connection, this end, these nodes, this resource and these versions and algorithms, and for
 /// nothing else. So
 /// - an echoed challenge or proof is refused: the end that proves is part of it, and a node never
 ///   takes its own number or challenge for a peer's;
 /// - a recorded connection is of no use: one of the challenges is always new;
-/// - whoever takes an algorithm away on the way changes a greeting, and both proofs fail; a side with
-///   a secret never goes on without a proof;
+/// - whoever takes an algorithm away on the way changes a greeting, and both proofs fail; a side
+///   with a secret never goes on without a proof;
 /// - the dialer proves first: a stranger who only calls learns nothing to try passwords on.
 ///
 /// The secret also gives the keys of `FrameGuard`, one for each direction, where
-/// `data-integrity-alg sha256` wants the messages protected. Without that the connection can still be
-/// taken over by who can change packets on their way.
+/// `data-integrity-alg sha256` wants the messages protected. Without that the connection can still
+/// be taken over by who can change packets on their way.
 ///
 /// What must hold: nothing is believed of a peer before `open`; every input leads to an end or to a
 /// state that waits for one message; no memory is kept that depends on what a stranger sends.

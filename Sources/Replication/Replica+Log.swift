@@ -55,9 +55,12 @@ extension Replica {
     requests[id].holdsLog = log.touch(logged(requests[id].range)) != .full
   }
 
-  /// Half of the log is left to others, who may not have to wait for the source.
+  /// Half of the log is left to others, who may not have to wait for the source; and room for the
+  /// longest change, which waits for others to end, and what is held ahead ends only after it.
   private func mayHold(_ extents: UInt64) -> Bool {
-    UInt64(log.heldCount) + extents <= UInt64(log.slotCount / 2)
+    let longest = Int(ActivityLog.rangeBytesLimit / ActivityLog.extentBytes) + 1
+    let limit = min(log.slotCount / 2, log.slotCount - longest)
+    return log.heldCount + Int(extents) <= limit
   }
 
   /// Extents that a resync makes hot with one transaction where nearly all is to be copied: each by

@@ -1,7 +1,8 @@
 /// What protects messages on the simulated network, and what happens to them there.
 ///
-/// The tags are those of the wire, over what the simulator sends: one word stands for a sector. Only
-/// what is protected is ever changed: the rest is TCP's, and the network of the simulator is TCP.
+/// The tags are those of the wire, over what the simulator sends: one word stands for a sector.
+/// Only what is protected is ever changed: the rest is TCP's, and the network of the simulator is
+/// TCP.
 import BlockTypes
 import Replication
 import Wire
@@ -48,8 +49,8 @@ extension Cluster {
       || (options.canary == .ignoreDigestMismatch && header.type.carriesVolumeData)
   }
 
-  /// Flips one bit of a message, anywhere in what is protected. Of data more often than of the rest,
-  /// which is longer on the wire than it is here.
+  /// Flips one bit of a message, anywhere in what is protected. Of data more often than of the
+  /// rest, which is longer on the wire than it is here.
   func flipBit(of message: inout WireMessage) {
     message.isCorrupt = true
     let isProtected =

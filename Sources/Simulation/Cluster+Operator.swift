@@ -221,8 +221,10 @@ extension Cluster {
     }
     // Nobody is UpToDate and nothing moves: after a while he takes the best copy by force.
     guard waited > 40_000_000_000, running.count == 2 else { return }
-    for node in running
-    where hasGoodData(node.index) && node.connection != .connected && hasEverything(node.index) {
+    // He may also have invalidated one node while the other could not know, and outdated itself.
+    for node in running where hasGoodData(node.index) && hasEverything(node.index) {
+      let other = nodes[1 - node.index]
+      guard node.connection != .connected || other.diskState == .inconsistent else { continue }
       command(node.index, .primary(force: true))
       return
     }

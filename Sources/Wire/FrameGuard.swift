@@ -5,7 +5,8 @@
 /// header, 40 bytes | tag, 0 ... 32 bytes | payload
 /// ```
 /// The header has a CRC of its own, always. The tag's length depends on what both sides have agreed
-/// on at the beginning of the connection (`data-integrity-alg`, `shared-secret`) and on the message:
+/// on at the beginning of the connection (`data-integrity-alg`, `shared-secret`) and on the
+/// message:
 ///
 /// | agreed on                | no payload | data of the volume | other payload |
 /// | ------------------------ | ---------- | ------------------ | ------------- |
@@ -15,11 +16,11 @@
 /// | `sha256`                 | 0          | 32, SHA-256        | 32, SHA-256   |
 /// | `sha256` and a secret    | 32, HMAC   | 32, HMAC           | 32, HMAC      |
 ///
-/// A tag is over the header and the payload. XXH3 and SHA-256 are taken over the header's own digest
-/// and the payload's, one after the other. An HMAC-SHA256 is over the number of the message in its
-/// direction (8 bytes, from 0), the header and the payload, under a key of the connection and the
-/// direction: a message that somebody changed, left out, repeated or put elsewhere has a wrong one.
-/// The others find accidents only.
+/// A tag is over the header and the payload. XXH3 and SHA-256 are taken over the header's own
+/// digest and the payload's, one after the other. An HMAC-SHA256 is over the number of the message
+/// in its direction (8 bytes, from 0), the header and the payload, under a key of the connection
+/// and the direction: a message that somebody changed, left out, repeated or put elsewhere has a
+/// wrong one. The others find accidents only.
 import BlockTypes
 import CChecksum
 public import Digests

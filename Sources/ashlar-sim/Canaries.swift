@@ -4,12 +4,14 @@ import Foundation
 import Simulation
 
 extension AshlarSim {
-  /// Plants every bug in turn and says which seed found it. Fails when one stayed hidden.
+  /// Plants every bug in turn and says which seed found it. Fails when one stayed hidden that is no
+  /// known blind spot.
   func plantEveryBug() throws {
     var command = self
     command.failures = 1
     var hidden: [Canary] = []
-    for bug in Canary.planted {
+    let bugs = Canary.planted.filter { !Canary.blindSpots.contains($0) }
+    for bug in bugs {
       command.canary = "\(bug)"
       var parent = Parent(command: command, canary: bug, isQuiet: true)
       _ = try parent.run()
@@ -21,7 +23,8 @@ extension AshlarSim {
       }
       flushOutput()
     }
-    print("\(Canary.planted.count) planted bugs, \(hidden.count) not found")
+    print("\(bugs.count) planted bugs, \(hidden.count) not found")
+    print("not looked for: \(Canary.blindSpots.map { "\($0)" }.joined(separator: ", "))")
     if !hidden.isEmpty { throw ExitCode(1) }
   }
 }

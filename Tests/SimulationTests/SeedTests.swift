@@ -40,7 +40,7 @@ import Testing
 
   /// Some planted bugs here; `ashlar-sim --canaries` plants every one.
   @Test(arguments: [
-    Canary.completeBeforePeer, .skipLineageWrite, .skipLog, .forgetDroppedWrites, .unmarkWhenSent,
+    Canary.completeBeforePeer, .skipLineageWrite, .skipLog, .forgetDroppedWrites,
     .keepPullCursor, .skipFlush,
   ])
   func plantedBugIsFound(canary: Canary) {
