@@ -2,6 +2,7 @@
 /// error, and a value is encoded to the bytes that it came from.
 import Authentication
 import BlockTypes
+import Digests
 import CChecksum
 import Replication
 import Wire
