@@ -51,6 +51,12 @@ extension DiskOptions {
     }
     if let minRateKiB { result.append(("c-min-rate", "\(minRateKiB)")) }
     if let resyncAfter { result.append(("resync-after", resyncAfter)) }
+    if includingDefaults || onIOError != normal.onIOError {
+      result.append(("on-io-error", onIOError.rawValue))
+    }
+    if includingDefaults || diskTimeoutTenths != normal.diskTimeoutTenths {
+      result.append(("disk-timeout", "\(diskTimeoutTenths)"))
+    }
     return result
   }
 }

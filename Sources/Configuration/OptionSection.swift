@@ -251,6 +251,12 @@ extension DiskOptions {
     if let entry = section.entries["io-engine"] {
       ioEngine = try entry.value.choice(keyword: "io-engine", of: IOEngine.self)
     }
+    if let entry = section.entries["on-io-error"] {
+      onIOError = try entry.value.choice(keyword: "on-io-error", of: OnIOError.self)
+    }
+    diskTimeoutTenths =
+      try section.number("disk-timeout", in: 0...6000, unit: "tenths of a second")
+      ?? diskTimeoutTenths
     activityLogExtents =
       try section.number("al-extents", in: 67...65_534, unit: "extents") ?? activityLogExtents
     try readResyncOptions(section)

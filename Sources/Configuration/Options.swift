@@ -60,6 +60,16 @@ public enum IOEngine: String, Sendable, Codable, CaseIterable {
   case libaio
 }
 
+/// `on-io-error`: what follows from a write that the backing disk could not do.
+public enum OnIOError: String, Equatable, Sendable, Codable, CaseIterable {
+  /// The disk is detached, and the peer's is used.
+  case detach
+  /// A Primary's clients get the error, and the disk is kept.
+  case passOn = "pass_on"
+  /// As `detach`, and the handler `local-io-error` is called.
+  case callLocalIOError = "call-local-io-error"
+}
+
 /// `disk { }`: how the backing disk is used.
 public struct DiskOptions: Equatable, Sendable, Codable {
   /// `io-engine`.
@@ -73,6 +83,10 @@ public struct DiskOptions: Equatable, Sendable, Codable {
   public var minRateKiB: UInt32?
   /// `resync-after`: the resource that is to be in sync before.
   public var resyncAfter: String?
+  /// `on-io-error`.
+  public var onIOError: OnIOError = .detach
+  /// `disk-timeout` in tenths of a second; 0 waits for ever.
+  public var diskTimeoutTenths: UInt32 = 0
 
   /// The defaults.
   public init() {}

@@ -166,17 +166,18 @@ extension Vocabulary {
   ]
 
   static let disk = Vocabulary(
-    section: "disk", used: ["io-engine", "al-extents", "c-max-rate", "c-min-rate", "resync-after"],
+    section: "disk",
+    used: [
+      "io-engine", "on-io-error", "disk-timeout", "al-extents", "c-max-rate", "c-min-rate",
+      "resync-after",
+    ],
     verdicts: diskVerdicts)
 
   private static let alwaysFlushes = "\(noEffect): flushes are always done where a client asks"
 
   private static let diskVerdicts: [String: Verdict] = [
-    "on-io-error": .refusedUnless(
-      ["detach"], "a disk that failed is always detached: 'on-io-error detach'"),
     "fencing": .refusedUnless(["dont-care"], "fencing is not supported yet"),
     "size": .refused("create-md records the size; 'options { size N; }' counts replicas"),
-    "disk-timeout": .warnedUnless(["0"], "\(noEffect) yet: a stalled disk is waited for"),
     "disk-barrier": .warning(alwaysFlushes),
     "disk-flushes": .warnedUnless(["yes"], alwaysFlushes, known: yesOrNo),
     "disk-drain": .warning(alwaysFlushes),

@@ -116,6 +116,10 @@ extension Refusal {
   /// The disk is attached already.
   public static let alreadyAttached = request(
     124, "Device is attached to a disk (use detach first)")
+  /// The disk under a Primary's clients must not hold another history.
+  public static let dataNotCurrent = request(
+    138, "Can only attach to the data we lost last (see kernel log).",
+    hint: "run 'ashlaradm create-md {}' on the disk to have it filled from the peer")
   /// The resource is not up.
   public static let unknownResource = request(
     158, "Unknown resource", hint: "{} is not up: run 'ashlaradm up {}'")

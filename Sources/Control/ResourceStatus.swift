@@ -49,6 +49,36 @@ public struct ResourceStatus: Equatable, Sendable, Codable {
   }
 }
 
+/// Ashlar: what became of errors of a backing disk since the daemon began.
+public struct DiskErrorStatus: Equatable, Sendable, Codable {
+  /// Reads of clients that the disk could not serve.
+  public var read: UInt64
+  /// Writes, flushes and changes of metadata that failed.
+  public var write: UInt64
+  /// Times the disk was given up because it did not answer.
+  public var timeouts: UInt64
+  /// Reads of clients that a peer served.
+  public var readFromPeer: UInt64
+  /// Reads after which the range was written anew, with the peer's data.
+  public var repaired: UInt64
+
+  /// Joins the numbers.
+  public init(
+    read: UInt64, write: UInt64, timeouts: UInt64, readFromPeer: UInt64, repaired: UInt64
+  ) {
+    self.read = read
+    self.write = write
+    self.timeouts = timeouts
+    self.readFromPeer = readFromPeer
+    self.repaired = repaired
+  }
+
+  enum CodingKeys: String, CodingKey {
+    case read, write, timeouts, repaired
+    case readFromPeer = "read-from-peer"
+  }
+}
+
 /// One volume on this node.
 public struct DeviceStatus: Equatable, Sendable, Codable {
   /// The volume number.
@@ -93,6 +123,8 @@ public struct DeviceStatus: Equatable, Sendable, Codable {
   public var crashed: Bool?
   /// Ashlar: why the disk is not UpToDate or was refused, in words.
   public var reason: String?
+  /// Ashlar: what became of errors of the disk; absent while there was none.
+  public var diskErrors: DiskErrorStatus?
 
   /// A volume without data.
   public init(volume: Int, minor: Int, diskState: DiskStateName) {
@@ -104,6 +136,7 @@ public struct DeviceStatus: Equatable, Sendable, Codable {
   enum CodingKeys: String, CodingKey {
     case volume, minor, client, open, quorum, size, read, written, blocked
     case disk, engine, generation, lineage, crashed, reason
+    case diskErrors = "disk-errors"
     case diskState = "disk-state"
     case activityLogWrites = "al-writes"
     case bitmapWrites = "bm-writes"

@@ -7,6 +7,17 @@ import BlockIO
 import BlockTypes
 
 extension NBDEngine {
+  /// The data of a piece of a READ are in another buffer.
+  mutating func substitute<T: NBDTransport & ~Copyable>(
+    _ tag: UInt64, buffer: BufferID, _ transport: inout T
+  ) {
+    let id = SlotID(tag: tag)
+    let old = pieces[id].buffer
+    precondition(old != .none, "only a READ has a place for data")
+    pieces[id].buffer = buffer
+    transport.release(old)
+  }
+
   /// The core has completed a piece.
   ///
   /// - Parameter error: 0, or an errno of either sign.

@@ -223,6 +223,12 @@ extension NBDServer {
     engine.complete(tag, error: error, &reactor)
   }
 
+  /// The data of a read are in `buffer`, which is this server's from now on, not in the one that
+  /// came with the request. Before `complete`.
+  public mutating func substitute(_ tag: UInt64, buffer: BufferID, reactor: inout Reactor) {
+    engine.substitute(tag, buffer: buffer, &reactor)
+  }
+
   /// Once a turn, after its events and completions.
   public mutating func tick(reactor: inout Reactor) {
     engine.now = reactor.now

@@ -52,6 +52,15 @@ extension NodeLoop {
       logVerify(peer(index), note)
     case .diskError(_, let errno):
       options.log(.error, "\(name): disk error \(errno)")
+    case .rewritten(let range):
+      options.log(
+        .warning,
+        "\(name): sectors \(range.start / sectorSize) +\(range.length / sectorSize) could not be "
+          + "read; read from the peer and written anew")
+    case .diskTimeout(let milliseconds):
+      options.log(
+        .error,
+        "\(name): the disk has not answered for \(milliseconds) ms (disk-timeout); detaching it")
     case .protocolError(let index, let type):
       options.log(.error, "\(peer(index)): message \(type) makes no sense now; disconnecting")
     }

@@ -78,8 +78,8 @@ extension NodeLoop {
         + "\(progress.position / sectorSize), \(progress.blocksFound) blocks differ"
       return "change peer-device \(key(slot, peer)) volume:0" + quotedItem("verify", text)
     case .resyncPaused(let peer): return pauseLine(slot, peer)
-    case .newGeneration, .resyncDone, .diskError, .protocolError, .verifyStarted,
-      .mustGiveWay:
+    case .newGeneration, .resyncDone, .diskError, .protocolError, .verifyStarted, .mustGiveWay,
+      .rewritten, .diskTimeout:
       return nil
     }
   }

@@ -16,12 +16,16 @@ extension NodeLoop {
       let token = register(.silent, slot) { _ in }
       unsafe volume.pointee.step(
         .command(.giveWay(peer: peer, heldOpen: isOpen(slot)), token: token), &reactor, &server)
-    case .disk(_, .failed): handlerIsDue(slot, 0, .localIOError)
+    case .disk(_, .failed):
+      guard let volume = unsafe volumes[slot],
+        unsafe volume.pointee.configuration.disk.onIOError == .callLocalIOError
+      else { return }
+      handlerIsDue(slot, 0, .localIOError)
     case .replication(let peer, .syncTarget, .established):
       handlerIsDue(slot, peer, .afterResyncTarget)
     case .role, .disk, .connection, .replication, .peerDisk, .peerRole, .decision,
       .newGeneration, .resyncDone, .resyncPaused, .diskError, .protocolError, .verifyStarted,
-      .outOfSync, .repaired, .verifyEnded:
+      .outOfSync, .repaired, .verifyEnded, .rewritten, .diskTimeout:
       break
     }
   }

@@ -439,7 +439,9 @@ extension Replication.Refusal {
     case .peerRefused: .refusedByPeer
     case .timeout: .timedOut
     case .primaryNeedsDisk:
-      .diskless.with("this node is Primary; run 'ashlaradm secondary' first")
+      .diskless.with(
+        "this node is Primary, and no peer with UpToDate data is connected; "
+          + "run 'ashlaradm secondary' first")
     case .alreadyAttached: .alreadyAttached
     case .wrongMetadata:
       .noMetadata.with("the metadata belongs to another node or resource")
@@ -449,6 +451,7 @@ extension Replication.Refusal {
     case .noVerifyAlgorithm: .noVerifyAlgorithm
     case .needConnection: .needConnection
     case .invalidRange: .invalidRequest.with("the range is empty or outside the volume")
+    case .dataNotCurrent: .dataNotCurrent
     }
   }
 }

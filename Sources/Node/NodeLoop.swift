@@ -203,7 +203,7 @@ struct NodeLoop: ~Copyable {
     {
       return
     }
-    let size = unsafe volume.pointee.replica.superblock?.volumeBytes ?? 0
+    let size = unsafe volume.pointee.replica.exposedBytes
     let reason = unsafe volume.pointee.refusalReason
     let described = NBDExport(
       name: name, sizeBytes: size, state: isWritable ? .writable : .refused(reason: reason))

@@ -66,6 +66,13 @@ extension ReplicaOptions {
     activityLogSlots = Int(disk.activityLogExtents)
     resyncBytesPerSecondMost = UInt64(disk.maxRateKiB) * 1024
     resyncBytesPerSecondBusy = disk.minRateKiB.map { UInt64($0) * 1024 }
+    diskTimeoutMs = UInt64(disk.diskTimeoutTenths) * 100
+    errorPolicy =
+      switch disk.onIOError {
+      case .detach: .detach
+      case .passOn: .passOn
+      case .callLocalIOError: .callLocalIOError
+      }
   }
 
   /// Takes what the core has to know about handlers.

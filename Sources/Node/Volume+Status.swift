@@ -21,7 +21,7 @@ extension Volume {
   private func deviceStatus(engine: String, isOpen: Bool) -> DeviceStatus {
     var device = DeviceStatus(volume: 0, minor: index, diskState: replica.disk.statusName)
     device.open = isOpen
-    device.size = (replica.superblock?.volumeBytes ?? 0) / 1024
+    device.size = replica.exposedBytes / 1024
     device.read = counters.diskReadBytes / 1024
     device.written = counters.diskWrittenBytes / 1024
     device.upperPending = UInt64(replica.clientRequestCount)
@@ -33,13 +33,24 @@ extension Volume {
     }
     device.lineage = replica.superblock?.lineage.generations.map(\.status)
     if replica.hasCrashed { device.crashed = true }
+    let errors = replica.diskErrors
+    if errors != DiskErrors() {
+      device.diskErrors = DiskErrorStatus(
+        read: errors.readErrors, write: errors.writeErrors, timeouts: errors.timeouts,
+        readFromPeer: errors.readsFromPeer, repaired: errors.repairs)
+    }
     device.reason = diskReason
     return device
   }
 
   /// Why the disk is not UpToDate, and what to do.
   private var diskReason: String? {
-    switch replica.disk {
+    if replica.role == .primary, replica.isWritable, replica.disk != .upToDate {
+      return replica.disk == .diskless
+        ? "no disk is attached; clients use the peer's data"
+        : "the disk is being filled; clients use the peer's data where it is stale"
+    }
+    return switch replica.disk {
     case .upToDate, .unknown, .failed: nil
     case .diskless: disk == nil ? "no disk is attached" : "the disk is being attached"
     case .inconsistent: "the data is not complete; connect to an UpToDate peer to resync"

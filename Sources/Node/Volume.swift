@@ -235,6 +235,10 @@ struct Volume: ~Copyable {
       case .dial(let peer): dial(peer, &reactor)
       case .close(let connection): close(connection, &reactor)
       case .release(let buffer): reactor.release(buffer)
+      case .substitute(let tag, let buffer):
+        // The front end keeps a hold of its own on the buffer that it answers from.
+        reactor.retain(buffer)
+        server.substitute(tag, buffer: buffer, reactor: &reactor)
       case .complete(let tag, let outcome):
         server.complete(tag, error: outcome.errno, reactor: &reactor)
       case .reply(let token, let result): reports.append(.reply(token: token, result))
@@ -280,7 +284,8 @@ struct Volume: ~Copyable {
       diskOperations += 1
       reactor.diskFlush(descriptor, tag: tag(id))
     case .writeSuperblock, .writeBitmapPage, .writeActivityLog, .send, .sendControl, .sendDigests,
-      .compareDigests, .keepUndo, .dial, .close, .release, .complete, .reply, .detachDisk, .note:
+      .compareDigests, .keepUndo, .dial, .close, .release, .substitute, .complete, .reply,
+      .detachDisk, .note:
       preconditionFailure("not a disk effect")
     }
   }

@@ -35,8 +35,12 @@
 /// |   | discard its data                                    |                                  |
 /// |18 | as 9 or 11; a policy that both have names a side    | that side is target; a Primary   |
 /// |   | (also where both are Primary and the histories part)| refuses, and gives up its role   |
+/// |20 | a Primary's clients use the other side's data       | it is target, if its history is  |
+/// |   | (`usesPeerData`), because its own disk was lost     | part of the other's and that is  |
+/// |   |                                                     | UpToDate; refused otherwise      |
 ///
-/// A target that is Primary is refused in every row: its clients have seen its data. Both asked to
+/// Row 20 comes before rows 4 to 19. A target that is Primary is refused in every other row: its
+/// clients have seen its data. Both asked to
 /// discard is refused in every row, and so is discarding where nobody else has newer data. How much
 /// is copied, `SyncExtent` says; rows 17 and 18 are in `SplitBrain.swift`.
 ///
@@ -70,7 +74,7 @@ public enum Rule: UInt8, Sendable, BitwiseCopyable, CaseIterable {
   case bothPrimary = 1
   case diskMissing, sizeMismatch, bothEmpty, oneEmpty, unrelated, bothInconsistent, oneInconsistent
   case splitBrain, extends, equalBothUnshared, equalOneUnshared, equalClean, equalOneCrashed
-  case equalBothCrashed, equalMarked, discardAsked, discardByPolicy, equalUndecided
+  case equalBothCrashed, equalMarked, discardAsked, discardByPolicy, equalUndecided, primaryFollows
 
   /// The rule in words, for the log and `status`.
   public var text: String {
@@ -96,6 +100,7 @@ public enum Rule: UInt8, Sendable, BitwiseCopyable, CaseIterable {
         + "'verify --repair --marked --from NODE'"
     case .discardAsked: "the administrator discards one side's data"
     case .discardByPolicy: "an after-sb policy discards one side's data"
+    case .primaryFollows: "the Primary's clients use the other side's data"
     }
   }
 }
@@ -173,6 +178,9 @@ public struct Decision: Equatable, Sendable, BitwiseCopyable {
       mine.discardMyData && decision.action == .syncSource
       || theirs.discardMyData && decision.action == .syncTarget
     if discardsNewest { return Decision(.refuse, decision.rule, .nothingToDiscard) }
+    if mine.usesPeerData || theirs.usesPeerData {
+      decision = followingPeer(mine, theirs, relation)
+    }
     decision = decision.sparingPrimary(mine, theirs)
     switch decision.action {
     case .noSync, .refuse: break
@@ -190,7 +198,7 @@ public struct Decision: Equatable, Sendable, BitwiseCopyable {
     case .syncSource: target = theirs
     case .syncTarget: target = mine
     }
-    guard target.role == .primary else { return self }
+    guard target.role == .primary, !target.usesPeerData else { return self }
     if rule == .discardByPolicy {
       var refusal = Decision(.refuse, .splitBrain, .primaryMustYieldAfterSplitBrain)
       refusal.givesWay = action == .syncTarget
@@ -201,6 +209,29 @@ public struct Decision: Equatable, Sendable, BitwiseCopyable {
     case .retryConnect: return Decision(.refuse, rule, .primaryWouldBeTargetForNow)
     case .callPrimaryLost: return Decision(.refuse, rule, .primaryMustYield)
     }
+  }
+
+  /// A Primary whose clients live on the other side's data is target, never source: what its disk
+  /// has may be older than what they have seen.
+  private static func followingPeer(
+    _ mine: StateReport, _ theirs: StateReport, _ relation: LineageRelation
+  ) -> Decision {
+    let iAmTarget = mine.usesPeerData
+    let isBehind: Bool
+    switch relation {
+    case .equal: isBehind = true
+    case .extended, .selfEmpty: isBehind = iAmTarget
+    case .extends, .otherEmpty: isBehind = !iAmTarget
+    case .bothEmpty, .parted, .unrelated: isBehind = false
+    }
+    let source = iAmTarget ? theirs : mine
+    guard isBehind, source.disk == .upToDate else {
+      return Decision(.refuse, .primaryFollows, .exposedDataDiffers)
+    }
+    guard !source.discardMyData else {
+      return Decision(.refuse, .primaryFollows, .nothingToDiscard)
+    }
+    return Decision(iAmTarget ? .syncTarget : .syncSource, .primaryFollows)
   }
 
   private static func byLineage(

@@ -53,6 +53,9 @@ public enum Effect: Equatable, Sendable, BitwiseCopyable {
   case close(ConnectionID)
 
   case release(BufferID)
+  /// The data of this read are in this buffer, not in the one that came with it. The driver keeps
+  /// the new one for as long as it would have kept the old one.
+  case substitute(tag: UInt64, BufferID)
   case complete(tag: UInt64, Outcome)
   case reply(token: UInt64, CommandResult)
   /// The disk must not be used any more; close it when what is in flight has ended.
@@ -87,5 +90,9 @@ public enum Note: Equatable, Sendable, BitwiseCopyable {
   /// An online verify has compared everything, or was given up before `range.end`.
   case verifyEnded(peer: Int, VerifyProgress)
   case diskError(SlotID, errno: Int32)
+  /// A block that could not be read was read from the peer and written anew.
+  case rewritten(ByteRange)
+  /// The disk has not ended an operation for so long.
+  case diskTimeout(milliseconds: UInt64)
   case protocolError(peer: Int, MessageType)
 }

@@ -138,6 +138,7 @@ public enum Refusal: Int32, Sendable, BitwiseCopyable {
   case noVerifyAlgorithm = -14
   case needConnection = -15
   case invalidRange = 162
+  case dataNotCurrent = 138
 
   /// DRBD's words.
   public var text: String {
@@ -159,6 +160,7 @@ public enum Refusal: Int32, Sendable, BitwiseCopyable {
     case .noVerifyAlgorithm: "Need a verify algorithm to start online verify"
     case .needConnection: "Need a connection to start verify or resync"
     case .invalidRange: "Invalid configuration request"
+    case .dataNotCurrent: "Can only attach to the data we lost last (see kernel log)."
     }
   }
 }

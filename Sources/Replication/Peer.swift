@@ -169,6 +169,12 @@ struct Peer: BitwiseCopyable {
   /// The last verify that began here.
   var lastVerify: VerifyProgress?
 
+  /// A Primary whose disk is gone told this peer, and waits until the peer has put on record what
+  /// it lacks from now on. What the peer still sends of a resync is late.
+  var awaitsDiskAck = false
+  /// The peer lost its disk and goes on through this node: told when this version is durable.
+  var versionOfDiskAck: UInt64?
+
   var promoteAsked = false
   var promoteAnswered = false
   /// Earlier promotions of ours that were given up and that the peer has yet to answer.

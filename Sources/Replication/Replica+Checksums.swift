@@ -26,7 +26,7 @@ extension Replica {
     let isTarget = peers[slot].replication == .syncTarget
     peers[slot].checksumAlgorithm = isTarget ? options.checksumAlgorithm : nil
     peers[slot].compareCursor = 0
-    peers[slot].comparedUpTo = peers[slot].checksumAlgorithm == nil ? .max : 0
+    peers[slot].comparedUpTo = peers[slot].checksumAlgorithm == nil || role == .primary ? .max : 0
     peers[slot].syncBlocksEqual = 0
   }
 
@@ -53,6 +53,7 @@ extension Replica {
       var compare = Request(.resyncCompare, .read, range, tag: 0)
       compare.phase = .active
       compare.isLocalPending = true
+      compare.diskBegan = now
       compare.peer = UInt8(slot)
       compare.connection = connection
       effects.push(.serve(insert(compare), range))

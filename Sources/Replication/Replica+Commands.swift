@@ -42,8 +42,10 @@ extension Replica {
       effects.push(.reply(token: token, .done))
     case .secondary(heldOpen: true) where role == .primary:
       effects.push(.reply(token: token, .refused(.heldOpen)))
+    case .disconnect where exposed != nil && goodPeer != nil, .detach where servesPrimary:
+      effects.push(.reply(token: token, .refused(.needUpToDateData)))
     case .detach where role == .primary:
-      effects.push(.reply(token: token, .refused(.primaryNeedsDisk)))
+      detachUnderClients(token)
     case .invalidate: beginInvalidate(token)
     case .verify(let plan): beginVerify(plan, token)
     case .invalidateRemote: beginInvalidateRemote(token)
@@ -176,6 +178,11 @@ extension Replica {
     return false
   }
 
+  private var anyPeerGoesOn: Bool {
+    for slot in 0..<peers.count where goesOnAlone(slot) { return true }
+    return false
+  }
+
   private mutating func continueAsking(_ pending: PendingCommand) {
     var isAnswered = true
     for slot in 0..<peers.count where peers[slot].state == .connected {
@@ -199,6 +206,7 @@ extension Replica {
     }
     block.dirty = true
     block.wasPrimary = true
+    startsAnew(block.lineage)
     if disk != .upToDate {
       // The operator's word that this data counts: a generation of its own, unknown to all peers.
       // What an Inconsistent disk was being made into does not count any more, only what it was.
@@ -214,6 +222,15 @@ extension Replica {
     superblock = block
     let version = changeSuperblock()
     command?.stage = .persisting(version: version)
+  }
+
+  /// What this node took for a Primary without a disk, that Primary's clients know. What clients
+  /// write here from now on, they do not: a generation of its own, if there is a write.
+  private mutating func startsAnew(_ history: Lineage) {
+    guard let newest = history.newest, newest.continuesPrimary, newest.author == options.node else {
+      return
+    }
+    for slot in 0..<peers.count where peers[slot].base != nil { peers[slot].mayShareNewest = true }
   }
 
   private mutating func promoted() {
@@ -372,13 +389,13 @@ extension Replica {
   private mutating func commandSwept(_ pending: PendingCommand) {
     // Without a disk there is nothing to take down, and nothing keeps the node from leaving.
     guard var block = superblock else { return persisted(pending) }
-    let peerWrites = pending.command.leavesPeersBehind && anyPeerIsPrimary
+    let peerWrites = pending.command.leavesPeersBehind && anyPeerGoesOn
     if peerWrites, block.diskState == .upToDate {
       // The Primary goes on without us: what we have is of an older moment from now on.
       block.diskState = .outdated
     }
     block.wasPrimary = false
-    block.dirty = crashed || (anyPeerIsPrimary && !peerWrites) || isRepairTarget
+    block.dirty = crashed || isTarget || (anyPeerIsPrimary && !peerWrites) || isRepairTarget
     superblock = block
     let version = changeSuperblock()
     command?.stage = .persisting(version: version)
@@ -395,6 +412,7 @@ extension Replica {
     case .detach:
       isDetaching = false
       dropDisk()
+      leaveSyncs()
       finish(.done)
     case .shutdown:
       become(role: .secondary)
@@ -414,7 +432,7 @@ extension Replica {
   private mutating func leave(_ slot: Int, _ reason: Reason) {
     if peers[slot].state == .connected, let connection = peers[slot].connection {
       // The Primary goes on without us: what we have is of an older moment from now on.
-      if peers[slot].role == .primary { markOutdated() }
+      if goesOnAlone(slot) { markOutdated() }
       let header = MessageHeader(.goodbye, length: UInt64(role.rawValue))
       effects.push(.send(connection, header, .none))
     }
@@ -486,18 +504,35 @@ extension Replica {
   mutating func tellDisk(_ disk: DiskState) {
     for slot in 0..<peers.count where peers[slot].state == .connected {
       guard let connection = peers[slot].connection else { continue }
-      let header = MessageHeader(.diskChanged, length: UInt64(disk.rawValue))
+      let header = MessageHeader(
+        .diskChanged, offset: UInt64(role.rawValue), length: UInt64(disk.rawValue))
       effects.push(.send(connection, header, .none))
+      guard role == .primary, isGood(slot), !peers[slot].awaitsDiskAck else { continue }
+      peers[slot].awaitsDiskAck = true
+      expectAnswer(slot)
     }
   }
 
   mutating func receivedDiskChange(_ slot: Int, _ header: MessageHeader) {
     // Losing the disk is the one change that needs no new handshake.
-    guard header.length == UInt64(DiskState.diskless.rawValue) else {
+    guard header.length == UInt64(DiskState.diskless.rawValue),
+      header.offset <= UInt64(Role.secondary.rawValue)
+    else {
       return protocolViolation(slot, .diskChanged)
     }
     become(slot, peerDisk: .diskless)
     stopVerify(slot, .noRemoteDisk)
+    if peers[slot].awaitsDiskAck {
+      // Both lost their disks: the peer has nothing to put on record.
+      peers[slot].awaitsDiskAck = false
+      gotAnswer(slot)
+    }
+    stopWaitingForAccess()
+    // A peer that was granted the role may have lost its disk before it took it.
+    let goesOnHere = header.offset == UInt64(Role.primary.rawValue)
+    if goesOnHere, role != .primary, disk == .upToDate, !isDetaching {
+      return servePrimary(slot)
+    }
     if peers[slot].replication != .established { loseConnection(slot, .diskFailed) }
   }
 }

@@ -87,6 +87,9 @@ extension Replica {
     if meeting.mine.isTentative || meeting.theirs.isTentative {
       return Decision(.refuse, decision.rule, .tentative)
     }
+    guard hasExposed(meeting.theirs, slot) else {
+      return Decision(.refuse, decision.rule, .exposedDataDiffers)
+    }
     if let handler = decision.reason.handler(role: role) {
       effects.push(.note(.handler(peer: slot, handler)))
     }

@@ -281,6 +281,19 @@ extension Replica {
     peers[slot].peerVerdict = nil
     peers[slot].outstanding = 0
     peers[slot].pingSentAt = nil
+    peers[slot].isPausedByPeer = false
+    peers[slot].peerWaitsForResync = false
+    forgetSync(slot)
+    peers[slot].awaitsDiskAck = false
+    peers[slot].versionOfDiskAck = nil
+    peers[slot].promoteAsked = false
+    peers[slot].promoteAnswered = false
+    peers[slot].stalePromotions = 0
+    peers[slot].versionOfGrant = nil
+  }
+
+  /// Forgets how far a resync has come, but for what the bitmap says.
+  mutating func forgetSync(_ slot: Int) {
     peers[slot].chunkCursor = nil
     peers[slot].chunksInFlight = 0
     peers[slot].bitmapDoneSent = false
@@ -288,18 +301,12 @@ extension Replica {
     peers[slot].startVersion = nil
     peers[slot].syncReadySent = false
     peers[slot].startSweep = nil
-    peers[slot].isPausedByPeer = false
-    peers[slot].peerWaitsForResync = false
     peers[slot].retryPullsAt = .never
     peers[slot].pullsInFlight = 0
     peers[slot].finishVersion = nil
     peers[slot].syncDoneSent = false
     peers[slot].syncDoneReceived = false
     peers[slot].adoptVersion = nil
-    peers[slot].promoteAsked = false
-    peers[slot].promoteAnswered = false
-    peers[slot].stalePromotions = 0
-    peers[slot].versionOfGrant = nil
   }
 
   mutating func become(_ slot: Int, replication new: ReplicationState) {

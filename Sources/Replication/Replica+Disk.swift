@@ -58,6 +58,14 @@ extension Replica {
     guard disk == .diskless else { return .alreadyAttached }
     // What the disk before this one still owes must not be taken for an answer of this one.
     guard !hasMetadataWrites, !hasDiskOperations, command == nil else { return .transient }
+    // Only a peer with what the clients have seen can fill the disk under them.
+    if let exposed {
+      guard goodPeer != nil else { return .needUpToDateData }
+      guard block.lineage.newest.map({ exposed.generations.contains($0) }) ?? true else {
+        return .dataNotCurrent
+      }
+      guard block.volumeBytes == exposedBytes else { return .dataNotCurrent }
+    }
     let isOurs =
       block.node == options.node && block.resource == options.resource
       && block.maxPeers >= peers.count
@@ -72,6 +80,7 @@ extension Replica {
       return
     }
     superblock = block
+    exposedBytes = block.volumeBytes
     crashed = block.dirty
     forgetUndo()
     var peerMayBeAhead = false
@@ -88,7 +97,9 @@ extension Replica {
     switch block.diskState {
     case .inconsistent: become(disk: .inconsistent)
     case .outdated: become(disk: .outdated)
-    case .upToDate: become(disk: crashed && peerMayBeAhead ? .consistent : .upToDate)
+    case .upToDate:
+      let isSure = !(crashed && peerMayBeAhead) && exposed == nil
+      become(disk: isSure ? .upToDate : .consistent)
     }
     effects.push(.reply(token: token, .done))
     for slot in 0..<peers.count
@@ -136,7 +147,10 @@ extension Replica {
   private var hasDiskOperations: Bool {
     for index in 0..<requests.capacity {
       guard let id = requests.id(at: index) else { continue }
-      if requests[id].isLocalPending { return true }
+      let request = requests[id]
+      if request.isLocalPending || request.isAbandoned || request.origin == .abandoned {
+        return true
+      }
     }
     return false
   }
@@ -159,33 +173,60 @@ extension Replica {
     precondition(superblockIsBeingWritten, "no superblock was being written")
     superblockIsBeingWritten = false
     guard disk != .diskless else { return }
-    guard result >= 0 else { return failDisk() }
+    guard result >= 0 else { return metadataFailed() }
     versionDurable = versionWriting
     continueRun()
     completeWaitingBase()
     for slot in 0..<peers.count {
       sendVerdictWhenDurable(slot)
       grantWhenDurable(slot)
+      acknowledgeDiskWhenDurable(slot)
       continueStarting(slot)
       continueFinishing(slot)
       repairMore(slot)
     }
   }
 
-  /// The disk failed: it is never used again, and what waits for it fails.
-  mutating func failDisk() {
+  /// A change of the metadata failed.
+  mutating func metadataFailed() {
+    diskErrors.writeErrors += 1
+    failDisk()
+  }
+
+  /// The disk failed: it is never used again. A Primary goes on through an UpToDate peer; what has
+  /// no other way fails.
+  ///
+  /// - Parameter current: the request whose failure this is; it is looked at afterwards.
+  mutating func failDisk(except current: SlotID? = nil) {
+    keepExposed()
     become(disk: .failed)
+    loseDisk(except: current)
+  }
+
+  /// Lets the disk go, and tells the peers.
+  mutating func loseDisk(except current: SlotID? = nil) {
     tellDisk(.diskless)
-    dropDisk()
+    dropDisk(except: current)
+    leaveSyncs()
+  }
+
+  /// Ends what needed the disk.
+  mutating func leaveSyncs() {
     for slot in 0..<peers.count {
       let isSyncing = peers[slot].replication.isSource || peers[slot].replication.isTarget
-      if isSyncing || peers[slot].state.isHandshake { loseConnection(slot, .diskFailed) }
+      if isSyncing, peers[slot].awaitsDiskAck {
+        leaveSync(slot)
+      } else if isSyncing || peers[slot].state.isHandshake {
+        loseConnection(slot, .diskFailed)
+      }
     }
   }
 
   /// Lets the disk go, if there still is one.
-  mutating func dropDisk() {
+  mutating func dropDisk(except current: SlotID? = nil) {
     guard superblock != nil else { return }
+    keepExposed()
+    diskCheckAt = .never
     for slot in 0..<peers.count { stopVerify(slot, .noLocalDisk) }
     become(disk: .diskless)
     superblock = nil
@@ -195,6 +236,7 @@ extension Replica {
     effects.push(.detachDisk)
     forgetSweeps()
     leaveLog()
+    abandonDisk(except: current)
     completeWaitingBase()
     for slot in 0..<peers.count { grantWhenDurable(slot) }
   }

@@ -64,6 +64,7 @@ extension Replica {
     var report = StateReport(
       volumeBytes: reported == .diskless ? 0 : superblock?.volumeBytes ?? 0, disk: reported,
       role: role)
+    report.usesPeerData = role == .primary && exposed != nil
     addWishes(to: &report, for: slot)
     guard reported != .diskless, let superblock else { return report }
     report.crashed = crashed
@@ -125,7 +126,7 @@ extension Replica {
     switch decision.action {
     case .syncTarget:
       block.diskState = .inconsistent
-      block.wasPrimary = false
+      block.wasPrimary = role == .primary
       block.dirty = true
       cutLineage(&block.lineage, slot, decision.cut)
       become(disk: .inconsistent)
@@ -183,6 +184,7 @@ extension Replica {
     become(slot, .connected, .none)
     peers[slot].connectedAt = now
     forgetUndo(slot)
+    if exposed != nil, report.disk == .upToDate { exposed = report.lineage }
     become(slot, peerDisk: peerDisk(after: decision, report))
     switch decision.action {
     case .noSync:

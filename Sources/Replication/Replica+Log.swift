@@ -38,8 +38,14 @@ extension Replica {
 
   /// Whether the extents of a change can be held now. If not, it waits for others to end.
   func canLog(_ request: Request) -> Bool {
-    guard request.operation.changesData, logState != .off, !request.holdsLog else { return true }
-    return UInt64(log.heldCount) + extentCount(request) <= UInt64(log.slotCount)
+    guard request.operation.changesData, !request.holdsLog else { return true }
+    return hasRoom(for: request)
+  }
+
+  /// Whether the extents of a range can be held now.
+  func hasRoom(for request: Request) -> Bool {
+    logState == .off
+      || UInt64(log.heldCount) + extentCount(request) <= UInt64(log.slotCount)
   }
 
   private func extentCount(_ request: Request) -> UInt64 {
@@ -108,7 +114,7 @@ extension Replica {
 
   /// Holds the extents of a change; `false` when it has to wait for the log.
   mutating func enterLog(_ id: SlotID) -> Bool {
-    guard requests[id].operation.changesData else { return true }
+    guard requests[id].operation.changesData || requests[id].isRepair else { return true }
     if options.sabotage == .skipLog { return true }
     let range = logged(requests[id].range)
     if !requests[id].holdsLog {
@@ -147,6 +153,8 @@ extension Replica {
     }
     guard !logIsBeingWritten, leavingMarksAreDurable() else { return }
     logIsBeingWritten = true
+    logBegan = now
+    watchDisk()
     effects.push(.writeActivityLog)
   }
 
@@ -187,7 +195,7 @@ extension Replica {
     precondition(logIsBeingWritten, "no transaction was being written")
     logIsBeingWritten = false
     guard superblock != nil else { return }
-    guard result >= 0 else { return failDisk() }
+    guard result >= 0 else { return metadataFailed() }
     log.transactionWritten()
     for _ in 0..<waitingLog.count {
       guard let id = waitingLog.pop() else { return }
@@ -226,7 +234,12 @@ extension Replica {
       if let id = requests.id(at: index) { requests[id].holdsLog = false }
     }
     while let id = waitingLog.pop() {
-      if requests.contains(id), requests[id].phase == .waitingLog { failWithoutDisk(id) }
+      guard requests.contains(id), requests[id].phase == .waitingLog else { continue }
+      if requests[id].origin == .client, requests[id].operation.changesData {
+        restartOrFail(id)
+      } else {
+        failWithoutDisk(id)
+      }
     }
   }
 }

@@ -12,6 +12,7 @@ struct PageWrite: BitwiseCopyable {
   var isBusy = false
   var slot: UInt8 = 0
   var page: UInt32 = 0
+  var began = Instant(nanoseconds: 0)
 }
 
 /// The sweep under way and what was asked for.
@@ -90,7 +91,9 @@ extension Replica {
       if pageWrites[entry].slot == slot, pageWrites[entry].page == page { return false }
     }
     guard let free else { return false }
-    pageWrites[free] = PageWrite(isBusy: true, slot: UInt8(slot), page: UInt32(page))
+    pageWrites[free] = PageWrite(
+      isBusy: true, slot: UInt8(slot), page: UInt32(page), began: now)
+    watchDisk()
     effects.push(.writeBitmapPage(UInt8(free)))
     return true
   }
@@ -118,7 +121,7 @@ extension Replica {
     pageWrites[index].isBusy = false
     sweep.tail &= ~(1 << UInt32(entry))
     guard superblock != nil else { return }
-    guard result >= 0 else { return failDisk() }
+    guard result >= 0 else { return metadataFailed() }
     bitmaps[Int(write.slot)].pageWritten(Int(write.page))
   }
 

@@ -7,6 +7,7 @@ extension Replica {
   mutating func receivedOnAgreed(
     _ slot: Int, _ header: MessageHeader, _ control: UnsafeRawBufferPointer, _ buffer: BufferID
   ) {
+    if isLate(slot, header.type) { return releaseIfAny(buffer) }
     let isConnected = peers[slot].state == .connected
     guard header.volume == 0 else {
       releaseIfAny(buffer)
@@ -48,6 +49,11 @@ extension Replica {
     case .repairBegin, .repairRequest, .repairRequestLocked, .repairAck, .repairSkipped, .repairEnd:
       guard isConnected else { return protocolViolation(slot, header.type) }
       receivedRepair(slot, header)
+    case .readData, .readFailed:
+      guard isConnected, receivedRead(slot, header, buffer) else {
+        releaseIfAny(buffer)
+        return protocolViolation(slot, header.type)
+      }
     case .verifyDigests:
       guard isConnected, receivedDigests(slot, header, buffer) else {
         releaseIfAny(buffer)
@@ -60,7 +66,8 @@ extension Replica {
     case .hello, .helloReply, .greeting, .proof: protocolViolation(slot, header.type)
     case .ack, .resyncRequest, .resyncAck, .syncDone, .syncDoneAck, .bitmap, .bitmapAck,
       .bitmapDone, .syncReady, .syncStart, .promoteRequest, .promoteReply, .roleChanged,
-      .diskChanged, .resyncUnreadable, .resyncCompared, .syncPause, .invalidate:
+      .diskChanged, .resyncUnreadable, .resyncCompared, .syncPause, .invalidate, .readRequest,
+      .diskChangedAck:
       guard isConnected else { return protocolViolation(slot, header.type) }
       unsafe receivedConnected(slot, header, control)
     }
@@ -92,12 +99,15 @@ extension Replica {
     case .promoteReply: receivedPromoteReply(slot, header)
     case .roleChanged: receivedRole(slot, header)
     case .diskChanged: receivedDiskChange(slot, header)
+    case .diskChangedAck: receivedDiskAck(slot, header)
+    case .readRequest: receivedReadRequest(slot, header)
     case .greeting, .proof, .hello, .helloReply, .reject, .state, .verdict, .write, .writeZeroes,
       .trim,
       .flush, .resyncData, .resyncZeroes, .resyncDigests, .goodbye, .ping, .pong, .verifyStart,
       .verifyReady, .verifyRequest, .verifyRequestLocked, .verifyDigests, .verifySkipped,
       .verifyResult, .verifyEnd, .repairBegin, .repairRequest, .repairRequestLocked, .repairData,
-      .repairAck, .repairSkipped, .repairEnd:
+      .repairAck, .repairSkipped, .repairEnd, .readData,
+      .readFailed:
       preconditionFailure("handled before")
     }
   }
@@ -112,7 +122,7 @@ extension Replica {
 
   private mutating func receivedGoodbye(_ slot: Int, _ header: MessageHeader) {
     // The Primary leaves on request and may go on writing: our data is of an older moment then.
-    if header.length == UInt64(Role.primary.rawValue) { markOutdated() }
+    if header.length == UInt64(Role.primary.rawValue), hasOwnData(slot) { markOutdated() }
     loseConnection(slot, .peerSaidGoodbye)
     if header.length == UInt64(Role.secondary.rawValue) { beginCleanFlush() }
     // It will not accept us soon: no need to hammer.
@@ -169,6 +179,7 @@ extension Replica {
     request.buffer = buffer
     request.peer = UInt8(slot)
     request.connection = connection
+    if operation.changesData, !peers[slot].takesWrites { peerMisses(slot, &request) }
     peers[slot].requestsHere += 1
     cleanFlushIsStale = true
     lastPeerWriteAt = now
@@ -177,10 +188,28 @@ extension Replica {
     return true
   }
 
+  /// A Primary without a disk writes through this node: its disk, if it comes back, lacks it.
+  private mutating func peerMisses(_ slot: Int, _ request: inout Request) {
+    guard options.sabotage != .skipGenerationForPeer else { return }
+    request.missedPeers.insert(slot)
+    markOutOfSync(slot, request.range)
+    ensureBase(request.missedPeers)
+  }
+
   mutating func finishPeerRequest(_ id: SlotID, _ request: Request) {
-    if !request.isOrphaned, peers[Int(request.peer)].connection == request.connection {
+    let slot = Int(request.peer)
+    if !request.isOrphaned, peers[slot].connection == request.connection {
       if !request.failed, request.operation.changesData {
-        markInSync(Int(request.peer), request.range)
+        if request.missedPeers.contains(slot) {
+          // Were the Primary told first, a crash of both could bring its old disk back as good.
+          if versionDurable < versionOfBase, disk == .upToDate {
+            requests[id].phase = .waitingBase
+            return waitingBase.push(id)
+          }
+        } else {
+          markInSync(slot, request.range)
+          finishSourceIfDone(slot)
+        }
       }
       if options.sabotage != .answerBeforeApplied {
         answer(request.connection, request.tag, failed: request.failed)

@@ -195,7 +195,7 @@ extension Replica {
     peers[slot].requestsHere += 1
     cleanFlushIsStale = true
     if request.holdsRange {
-      requests[id].isLocalPending = true
+      beginOnDisk(id)
       effects.push(.write(id, request.range, buffer, durable: false))
     } else {
       requests[id].phase = .waiting

@@ -22,9 +22,9 @@ extension Replica {
     clientRequests += 1
     lastClientAt = now
     let id = insert(request)
-    if client.operation == .read, !isBeingRepaired(client.range) {
+    if client.operation == .read, disk == .upToDate, !isBeingRepaired(client.range) {
       requests[id].phase = .active
-      requests[id].isLocalPending = true
+      beginOnDisk(id)
       effects.push(.read(id, client.range, client.buffer))
     } else if waiting.isEmpty, canStart(request) {
       start(id)
@@ -36,9 +36,9 @@ extension Replica {
   private func refusal(of client: ClientRequest) -> Outcome? {
     let mayServe = role == .primary || options.sabotage == .serveAsSecondary
     guard mayServe, !isDemoting else { return .notPrimary }
-    guard disk == .upToDate, let volumeBytes = superblock?.volumeBytes else { return .ioError }
+    guard disk == .upToDate || exposed != nil else { return .ioError }
     guard client.operation != .flush else { return nil }
-    guard client.range.end <= volumeBytes, client.range.length > 0 else { return .invalid }
+    guard client.range.end <= exposedBytes, client.range.length > 0 else { return .invalid }
     let carriesData = client.operation == .read || client.operation == .write
     guard !carriesData || client.range.length <= UInt64(maxPayloadBytes) else { return .invalid }
     guard fitsLog(client.range) else { return .invalid }
@@ -54,11 +54,14 @@ extension Replica {
   }
 
   private func canStart(_ request: Request) -> Bool {
-    if request.origin == .client, request.operation != .read, isFrozen { return false }
+    if request.origin == .client {
+      if request.operation != .read || disk != .upToDate, isFrozen { return false }
+      if disk != .upToDate, waitsForAccess(request) { return false }
+    }
     guard canLog(request), !request.isForResync || mayServe else { return false }
     if options.sabotage == .ignoreOverlaps { return true }
     if request.origin == .repairPull, isBeingRead(request.range) { return false }
-    return request.operation == .flush || !active.overlaps(request.range)
+    return request.operation == .flush || request.holdsRange || !active.overlaps(request.range)
   }
 
   /// Starts what waits and may start. An overlap with an earlier waiting one waits, too.
@@ -79,7 +82,7 @@ extension Replica {
 
   /// Whether `request` overlaps one of the last `kept` entries, which were passed over.
   private func overlapsKept(_ request: Request, _ kept: Int) -> Bool {
-    guard request.operation != .flush else { return false }
+    guard request.operation != .flush, !request.holdsRange else { return false }
     for index in (waiting.count - kept)..<waiting.count {
       guard requests.contains(waiting[index]) else { continue }
       let other = requests[waiting[index]]
@@ -93,27 +96,41 @@ extension Replica {
   private mutating func start(_ id: SlotID) {
     let request = requests[id]
     if request.origin == .client, request.operation.changesData { clientWrites += 1 }
-    guard disk != .diskless, disk != .failed, logState != .off else { return failWithoutDisk(id) }
+    let isRemote = request.origin == .client && disk != .upToDate
+    if isRemote, goodPeer == nil { return failWithoutDisk(id) }
+    guard isRemote || disk != .diskless && disk != .failed && logState != .off else {
+      return failWithoutDisk(id)
+    }
     let skipsLock = options.sabotage == .serveWithoutLock && request.origin == .resyncServe
-    if request.operation != .flush, !skipsLock {
+    if request.operation != .flush, !request.holdsRange, !skipsLock {
       active.insert(request.range, owner: id)
       requests[id].holdsRange = true
     }
     if request.isForResync, !skipsLock { serveBegins(request.range.length) }
-    if enterLog(id) { begin(id) }
+    switch request.origin {
+    case .client where request.operation == .read: startRead(id)
+    case .resyncPull: sendPull(id)
+    default:
+      let isLocal = !isRemote || writesHereToo
+      if !isLocal || enterLog(id) { begin(id) }
+    }
   }
 
   /// Sends and writes what was started. Its extents are hot.
   mutating func begin(_ id: SlotID) {
     requests[id].phase = .active
-    requests[id].isLocalPending = true
+    beginOnDisk(id)
     let request = requests[id]
     switch request.origin {
+    case .client where request.isRepair:
+      effects.push(.write(id, request.range, request.buffer, durable: false))
     case .client:
-      guard request.operation != .read else {
-        return effects.push(.read(id, request.range, request.buffer))
-      }
+      let isLocal = disk == .upToDate || writesHereToo
+      requests[id].isLocalPending = isLocal
+      requests[id].wroteHere = isLocal
       startClientRequest(id, request)
+      // The peer may have been lost while this waited for the log.
+      guard isLocal else { return finishClientRequest(id) }
       writeLocally(id, request)
       if options.sabotage == .releaseLogEarly { releaseLog(id) }
     case .peer, .resyncApply, .repairApply: writeLocally(id, request)
@@ -121,10 +138,24 @@ extension Replica {
       effects.push(.serve(id, request.range))
     case .repairPull: sendRepairRequest(id)
     case .verify: verifyRangeIsLocked(id)
-    case .resyncPull, .resyncCompare, .handshakeFlush, .commandFlush, .syncDoneFlush, .cleanFlush,
-      .logFlush:
+    case .resyncPull, .resyncCompare, .peerRead, .handshakeFlush, .commandFlush, .syncDoneFlush,
+      .cleanFlush, .logFlush, .abandoned:
       preconditionFailure("never waits")
     }
+  }
+
+  /// A request is about to be given to the disk.
+  mutating func beginOnDisk(_ id: SlotID) {
+    requests[id].isLocalPending = true
+    requests[id].diskBegan = now
+    watchDisk()
+  }
+
+  /// Whether a Primary that is being synced writes to its own disk what it writes to its source.
+  private var writesHereToo: Bool {
+    guard disk == .inconsistent, logState != .off else { return false }
+    for slot in 0..<peers.count where peers[slot].replication == .syncTarget { return true }
+    return false
   }
 
   mutating func releaseLog(_ id: SlotID) {
@@ -139,15 +170,16 @@ extension Replica {
     requests[id].failed = true
     let request = requests[id]
     switch request.origin {
+    case .client where request.operation == .read: finishRead(id)
     case .client: complete(id)
     case .peer: finishPeerRequest(id, request)
     case .resyncApply: resyncApplied(id, request)
-    case .resyncServe, .verify, .verifyServe, .repairPull, .repairServe: remove(id)
+    case .resyncPull, .resyncServe, .verify, .verifyServe, .repairPull, .repairServe: remove(id)
     case .resyncCheck, .repairApply:
       releaseIfAny(request.buffer)
       remove(id)
-    case .resyncPull, .resyncCompare, .handshakeFlush, .commandFlush, .syncDoneFlush, .cleanFlush,
-      .logFlush:
+    case .resyncCompare, .peerRead, .handshakeFlush, .commandFlush, .syncDoneFlush, .cleanFlush,
+      .logFlush, .abandoned:
       preconditionFailure("never waits")
     }
   }
@@ -168,6 +200,7 @@ extension Replica {
     guard !missed.isEmpty else { return }
     requests[id].missedPeers = missed
     for slot in 0..<peers.count where missed.contains(slot) { markOutOfSync(slot, request.range) }
+    guard disk == .upToDate else { return }
     // In parallel with the disk write: completion waits for it, see `finishClientRequest`.
     ensureBase(missed)
   }
@@ -179,7 +212,7 @@ extension Replica {
       case .writeZeroes: .writeZeroes
       case .trim: .trim
       case .flush: .flush
-      case .read: preconditionFailure("reads stay local")
+      case .read: preconditionFailure("reads are sent by startRead")
       }
     var header = MessageHeader(
       type, id: id.tag, offset: request.range.start, length: request.range.length)
@@ -206,21 +239,29 @@ extension Replica {
 
   mutating func diskCompleted(_ id: SlotID, _ result: Int32, _ buffer: BufferID) {
     precondition(requests.contains(id), "a completion for a request that does not exist")
+    if requests[id].isAbandoned || requests[id].origin == .abandoned {
+      return abandonedCompleted(id, buffer)
+    }
+    let isChange = requests[id].operation != .read || requests[id].isRepair
     if result < 0 {
       requests[id].failed = true
       effects.push(.note(.diskError(id, errno: -result)))
+      if isChange { diskErrors.writeErrors += 1 }
+      if !condemnsDisk(requests[id]) { markFailedWrite(requests[id]) }
     }
     // A failed write or flush is final for this disk: Linux may have dropped the dirty pages and
     // report success next time. A failed read condemns only what was asked for. Losing the disk may
     // lose the connection, which drops requests: this one stays until it is looked at below.
-    let condemns = requests[id].operation != .read && options.sabotage != .keepFailedDisk
-    if result < 0, condemns, disk != .diskless { failDisk() }
+    if result < 0, isChange, disk != .diskless, condemnsDisk(requests[id]) {
+      failDisk(except: id)
+    }
     requests[id].isLocalPending = false
     let request = requests[id]
     switch request.origin {
     case .client:
-      if request.operation == .read { finishRead(id, request) } else { finishClientRequest(id) }
+      if request.operation == .read { finishRead(id) } else { finishClientRequest(id) }
     case .peer: finishPeerRequest(id, request)
+    case .peerRead: peerReadEnded(id, request, buffer)
     case .resyncServe: served(id, request, buffer)
     case .resyncCompare: compareRead(id, request, buffer)
     case .resyncCheck: checkRead(id, request, buffer)
@@ -229,13 +270,21 @@ extension Replica {
     case .resyncApply: resyncApplied(id, request)
     case .repairApply: repairApplied(id, request)
     case .repairServe: repairServed(id, request, buffer)
-    case .resyncPull, .repairPull: preconditionFailure("a pull is no disk operation")
+    case .resyncPull, .repairPull, .abandoned:
+      preconditionFailure("no disk operation, or handled before")
     case .handshakeFlush, .commandFlush, .syncDoneFlush, .cleanFlush, .logFlush:
       flushed(id, request)
     }
   }
 
-  private mutating func flushed(_ id: SlotID, _ request: Request) {
+  /// A disk that was given up has answered after all: nobody waits for it.
+  private mutating func abandonedCompleted(_ id: SlotID, _ buffer: BufferID) {
+    releaseIfAny(buffer)
+    requests[id].isAbandoned = false
+    if requests[id].origin == .abandoned { requests.remove(id) }
+  }
+
+  mutating func flushed(_ id: SlotID, _ request: Request) {
     remove(id)
     let slot = Int(request.peer)
     switch request.origin {
@@ -253,7 +302,7 @@ extension Replica {
       if !request.failed { cleanFlushed() }
     case .logFlush: logFlushed(request)
     case .client, .peer, .resyncPull, .resyncApply, .resyncServe, .resyncCompare, .resyncCheck,
-      .verify, .verifyServe, .repairPull, .repairApply, .repairServe:
+      .verify, .verifyServe, .repairPull, .repairApply, .repairServe, .peerRead, .abandoned:
       preconditionFailure("no flush of our own")
     }
   }
@@ -262,19 +311,12 @@ extension Replica {
   mutating func beginFlush(_ origin: Origin, peer slot: Int = 0) -> SlotID {
     var flush = Request(origin, .flush, ByteRange(start: 0, end: 0), tag: 0)
     flush.phase = .active
-    flush.isLocalPending = true
     flush.peer = UInt8(slot)
     if slot < peers.count, let connection = peers[slot].connection { flush.connection = connection }
     let id = insert(flush)
+    beginOnDisk(id)
     effects.push(.flush(id))
     return id
-  }
-
-  private mutating func finishRead(_ id: SlotID, _ request: Request) {
-    effects.push(.complete(tag: request.tag, request.failed ? .ioError : .done))
-    releaseIfAny(request.buffer)
-    clientRequests -= 1
-    remove(id)
   }
 
   /// Completes a write or flush if nothing is left to wait for.
@@ -283,10 +325,11 @@ extension Replica {
     guard request.phase == .active, !request.isLocalPending, request.pendingPeers.isEmpty else {
       return
     }
+    guard disk == .upToDate else { return finishThroughPeer(id) }
     // Order matters: were the client told first, a crash here would lose the only record that the
     // peer lacks this write, and both replicas would look equal (P3).
     let needsBase = request.operation.changesData && !request.missedPeers.isEmpty
-    if needsBase, !request.failed, disk == .upToDate {
+    if needsBase, !request.failed {
       ensureBase(request.missedPeers)
       if versionDurable < versionOfBase, options.sabotage != .acknowledgeBeforeGeneration {
         requests[id].phase = .waitingBase
@@ -297,9 +340,9 @@ extension Replica {
     complete(id)
   }
 
-  private mutating func complete(_ id: SlotID) {
+  mutating func complete(_ id: SlotID) {
     let request = requests[id]
-    // Without a disk of its own this node cannot record who lacks the write: not acknowledged.
+    // Without good data of its own this node cannot record who lacks the write: not acknowledged.
     let isSafe = !request.failed && disk == .upToDate
     effects.push(.complete(tag: request.tag, isSafe ? .done : .ioError))
     releaseIfAny(request.buffer)
@@ -312,7 +355,19 @@ extension Replica {
   /// Completes what waited for the generation, which is durable now or never will be.
   mutating func completeWaitingBase() {
     guard versionDurable >= versionOfBase || disk != .upToDate else { return }
-    while let id = waitingBase.pop() { complete(id) }
+    for _ in 0..<waitingBase.count {
+      guard let id = waitingBase.pop() else { return }
+      guard requests.contains(id), requests[id].phase == .waitingBase else { continue }
+      requests[id].phase = .active
+      if requests[id].origin == .peer {
+        if disk != .upToDate { requests[id].failed = true }
+        finishPeerRequest(id, requests[id])
+      } else if disk == .upToDate {
+        complete(id)
+      } else {
+        finishThroughPeer(id)
+      }
+    }
   }
 
   mutating func remove(_ id: SlotID) {
@@ -323,7 +378,7 @@ extension Replica {
     }
     if request.holdsRange { active.remove(owner: id) }
     switch request.origin {
-    case .peer, .resyncApply: peers[Int(request.peer)].requestsHere -= 1
+    case .peer, .resyncApply, .peerRead: peers[Int(request.peer)].requestsHere -= 1
     case .resyncServe, .resyncCheck:
       peers[Int(request.peer)].servesHere -= 1
       if request.holdsRange { serveEnded() }
@@ -335,10 +390,15 @@ extension Replica {
       peers[Int(request.peer)].repairsHere -= 1
       peers[Int(request.peer)].requestsHere -= 1
     case .client, .resyncPull, .handshakeFlush, .commandFlush, .syncDoneFlush, .cleanFlush,
-      .logFlush:
+      .logFlush, .abandoned:
       break
     }
-    requests.remove(id)
+    if request.isAbandoned {
+      // The late answer must find a slot that nobody else has taken.
+      requests[id] = Request(.abandoned, .flush, ByteRange(start: 0, end: 0), tag: 0)
+    } else {
+      requests.remove(id)
+    }
   }
 
   /// The peer in `slot` answered a write or flush of ours.
@@ -352,11 +412,13 @@ extension Replica {
     sabotageCounter += 1
     if options.sabotage == .dropPeerAck, sabotageCounter % 64 == 0 { return }
     requests[id].pendingPeers.remove(slot)
-    let isRefused = header.length != 0 && options.sabotage != .ignorePeerError
-    if isRefused, requests[id].operation.changesData {
-      requests[id].missedPeers.insert(slot)
-      markOutOfSync(slot, requests[id].range)
+    if header.length != 0, options.sabotage != .ignorePeerError {
+      if requests[id].operation.changesData {
+        requests[id].missedPeers.insert(slot)
+        markOutOfSync(slot, requests[id].range)
+      }
       if peers[slot].takesWrites { become(slot, peerDisk: .failed) }
+      stopWaitingForAccess()
     } else {
       requests[id].ackedPeers.insert(slot)
     }
@@ -393,17 +455,26 @@ extension Replica {
       let request = requests[id]
       switch request.origin {
       case .client:
-        guard request.pendingPeers.contains(slot) else { continue }
+        guard request.pendingPeers.contains(slot) else {
+          // It may have waited for what the peer was to put on record.
+          if disk != .upToDate { finishClientRequest(id) }
+          continue
+        }
         requests[id].pendingPeers.remove(slot)
+        guard request.operation != .read else {
+          retryRead(id)
+          continue
+        }
         if request.operation.changesData {
           requests[id].missedPeers.insert(slot)
           if options.sabotage != .forgetDroppedWrites { markOutOfSync(slot, request.range) }
         }
         finishClientRequest(id)
       case .peer, .resyncApply, .resyncServe, .resyncPull, .resyncCompare, .resyncCheck, .verify,
-        .verifyServe, .repairPull, .repairApply, .repairServe:
+        .verifyServe, .repairPull, .repairApply, .repairServe, .peerRead:
         if Int(request.peer) == slot { orphan(id) }
-      case .handshakeFlush, .commandFlush, .syncDoneFlush, .cleanFlush, .logFlush: break
+      case .handshakeFlush, .commandFlush, .syncDoneFlush, .cleanFlush, .logFlush, .abandoned:
+        break
       }
     }
     if options.sabotage == .unmarkLate { unmarkLate(slot) }

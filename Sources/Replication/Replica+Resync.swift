@@ -63,16 +63,27 @@ extension Replica {
       peers[slot].pullCursor = block.value + blocks
       peers[slot].pullsInFlight += 1
       var pull = Request(.resyncPull, .write, range, tag: 0)
-      pull.phase = .active
       pull.peer = UInt8(slot)
       pull.connection = connection
       let id = insert(pull)
-      heatAhead(id)
-      let header = MessageHeader(
-        .resyncRequest, id: id.tag, offset: range.start, length: range.length)
-      effects.push(.send(connection, header, .none))
-      expectAnswer(slot)
+      // Who has the clients locks: nothing is on its way to the source that the data would lack.
+      if role == .primary, options.sabotage != .pullWithoutLock {
+        waiting.push(id)
+      } else {
+        sendPull(id)
+      }
     }
+  }
+
+  mutating func sendPull(_ id: SlotID) {
+    requests[id].phase = .active
+    heatAhead(id)
+    let request = requests[id]
+    let header = MessageHeader(
+      .resyncRequest, id: id.tag, offset: request.range.start, length: request.range.length)
+    effects.push(.send(request.connection, header, .none))
+    expectAnswer(Int(request.peer))
+    requests[id].pendingPeers.insert(Int(request.peer))
   }
 
   mutating func receivedResyncData(
@@ -80,10 +91,11 @@ extension Replica {
   ) -> Bool {
     let id = SlotID(tag: header.id)
     guard requests.contains(id), requests[id].origin == .resyncPull,
-      Int(requests[id].peer) == slot, requests[id].range.start == header.offset,
+      requests[id].pendingPeers.contains(slot), requests[id].range.start == header.offset,
       header.type == .resyncZeroes || requests[id].range.length == UInt64(header.payloadBytes)
     else { return false }
     gotAnswer(slot)
+    requests[id].pendingPeers.remove(slot)
     requests[id].origin = .resyncApply
     if header.type == .resyncZeroes {
       requests[id].operation = .writeZeroes
@@ -154,7 +166,7 @@ extension Replica {
     guard var block = superblock, let report = reports[slot] else { return }
     block.lineage = report.lineage
     block.diskState = .upToDate
-    block.wasPrimary = false
+    block.wasPrimary = isOrBecomesPrimary
     crashed = false
     peers[slot].base = nil
     superblock = block

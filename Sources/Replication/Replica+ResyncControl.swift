@@ -102,7 +102,10 @@ extension Replica {
     let most = options.resyncBytesPerSecondMost
     if most > 0 { size.blocks = min(size.blocks, most / 4) }
     let busy = options.resyncBytesPerSecondBusy ?? .max
-    if busy != 0, let last = lastPeerWriteAt, now < last.advanced(milliseconds: Self.activityMs) {
+    // A Primary that is being synced locks what it asks for: its own clients wait for it.
+    let isNearWrite =
+      lastPeerWriteAt.map { now < $0.advanced(milliseconds: Self.activityMs) } ?? false
+    if busy != 0, isNearWrite || clientsAreActive {
       size.window = min(size.window, options.busyResyncWindow)
       size.blocks = min(size.blocks, min(options.busyResyncRequestBytes, busy / 4))
     }
@@ -115,7 +118,7 @@ extension Replica {
   mutating func receivedUnreadable(_ slot: Int, _ header: MessageHeader) {
     let id = SlotID(tag: header.id)
     guard requests.contains(id), requests[id].origin == .resyncPull,
-      Int(requests[id].peer) == slot, requests[id].range.start == header.offset
+      requests[id].pendingPeers.contains(slot), requests[id].range.start == header.offset
     else { return protocolViolation(slot, .resyncUnreadable) }
     gotAnswer(slot)
     remove(id)

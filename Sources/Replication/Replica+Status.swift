@@ -92,7 +92,7 @@ extension Replica {
       guard let id = requests.id(at: index) else { continue }
       let request = requests[id]
       let isAsked = request.origin == .resyncPull || request.origin == .repairPull
-      if request.operation.changesData, !isAsked,
+      if request.operation.changesData || request.isRepair, !isAsked,
         request.range.overlaps(range)
       {
         return true

@@ -174,7 +174,8 @@ extension Replica {
         if request.pendingPeers.contains(slot) { gotAnswer(slot) }
         orphan(id)
       case .client, .peer, .resyncPull, .resyncApply, .resyncServe, .resyncCompare, .resyncCheck,
-        .handshakeFlush, .commandFlush, .syncDoneFlush, .cleanFlush, .logFlush:
+        .handshakeFlush, .commandFlush, .syncDoneFlush, .cleanFlush, .logFlush, .peerRead,
+        .abandoned:
         break
       }
     }
@@ -329,7 +330,7 @@ extension Replica {
       }
     }
     requests[id].buffer = buffer
-    requests[id].isLocalPending = true
+    beginOnDisk(id)
     effects.push(.serve(id, request.range))
     return true
   }
@@ -474,7 +475,7 @@ extension Replica {
     let id = insert(serve)
     guard options.sabotage == .verifyWithoutLock else { return waiting.push(id) }
     requests[id].phase = .active
-    requests[id].isLocalPending = true
+    beginOnDisk(id)
     effects.push(.serve(id, serve.range))
   }
 

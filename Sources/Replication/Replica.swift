@@ -31,6 +31,11 @@ public struct ReplicaOptions: Sendable {
   public var pingIntervalMs: UInt64 = 10_000
   /// DRBD's `ping-timeout`: no answer to a ping within this, and the peer is lost. Milliseconds.
   public var pingTimeoutMs: UInt64 = 500
+  /// DRBD's `disk-timeout`: a disk that does not end an operation within this is given up; 0 waits
+  /// for ever. Milliseconds.
+  public var diskTimeoutMs: UInt64 = 0
+  /// DRBD's `on-io-error`.
+  public var errorPolicy = DiskErrorPolicy.detach
   /// DRBD's `connect-int`: the longest pause between attempts to connect. Milliseconds.
   public var connectIntervalMs: UInt64 = 10_000
   /// The whole handshake must end within this. Client writes wait for it. Milliseconds.
@@ -200,6 +205,18 @@ public struct Replica: ~Copyable {
   var logFlush: SlotID?
   var logFlushNumber: UInt64 = 0
   var versionOfRun: UInt64?
+  /// A Primary without good data of its own: the history of what its clients have seen.
+  var exposed: Lineage?
+  /// Bytes of the volume that a Primary's clients see, also when its disk is gone.
+  public internal(set) var exposedBytes: UInt64 = 0
+  /// When requests that wait for good data fail; `.never` while there is some.
+  var accessDeadline = Instant.never
+  /// When operations of the disk are looked at: one may have taken too long.
+  var diskCheckAt = Instant.never
+  var superblockBegan = Instant(nanoseconds: 0)
+  var logBegan = Instant(nanoseconds: 0)
+  /// What became of errors of the disk.
+  public internal(set) var diskErrors = DiskErrors()
   /// The disk is being let go: peers' writes are answered as failed.
   var isDetaching = false
 
@@ -213,7 +230,8 @@ public struct Replica: ~Copyable {
     let ofOnePeer =
       Self.requestLimit(ofOnePeer: options) + Self.serveLimit + 3 * options.resyncWindow
       + options.verifyWindow
-    let capacity = options.clientRequestLimit + ofOnePeer * options.peers.count + flushes
+    // Twice: what a disk that was given up has not answered keeps its slots.
+    let capacity = 2 * (options.clientRequestLimit + ofOnePeer * options.peers.count + flushes)
     peers = FixedArray(count: options.peers.count) { Peer(node: options.peers[$0]) }
     reports = Array(repeating: nil, count: options.peers.count)
     sentReports = Array(repeating: nil, count: options.peers.count)
@@ -286,6 +304,7 @@ public struct Replica: ~Copyable {
   /// All of it is decided by the state as it is, not by what led to it: nothing that may go on can
   /// be forgotten.
   mutating func finishStep() {
+    if disk != .upToDate || accessDeadline != .never { watchAccess() }
     repeat {
       continueQuiescing()
       if command != nil {
@@ -297,6 +316,8 @@ public struct Replica: ~Copyable {
     continueLog()
     if versionWanted > versionDurable, !superblockIsBeingWritten, superblock != nil {
       superblockIsBeingWritten = true
+      superblockBegan = now
+      watchDisk()
       versionWriting = versionWanted
       effects.push(.writeSuperblock)
     }
@@ -319,6 +340,8 @@ public struct Replica: ~Copyable {
   /// When the next `tick` is due; `.never` when only events can change anything.
   public var nextDeadline: Instant {
     var deadline = min(commandDeadline, min(serveDeadline, coolingDeadline))
+    if !waiting.isEmpty, accessDeadline > now { deadline = min(deadline, accessDeadline) }
+    deadline = min(deadline, diskCheckAt)
     for slot in 0..<peers.count { deadline = min(deadline, peers[slot].deadline(options)) }
     for slot in 0..<accepted.count where accepted[slot].connection != nil {
       deadline = min(deadline, accepted[slot].deadline)
@@ -328,6 +351,7 @@ public struct Replica: ~Copyable {
 
   private mutating func tick() {
     expireAccepted()
+    if now >= diskCheckAt { checkDisk() }
     for slot in 0..<peers.count { tickPeer(slot) }
     if let pending = command, now >= commandDeadline { expireCommand(pending) }
   }
@@ -348,17 +372,19 @@ public struct Replica: ~Copyable {
   }
 
   /// Whether clients may write: Primary on good data.
-  public var isWritable: Bool { role == .primary && disk == .upToDate }
+  public var isWritable: Bool { role == .primary && (disk == .upToDate || exposed != nil) }
 
   mutating func become(role new: Role) {
     guard new != role else { return }
     effects.push(.note(.role(from: role, to: new)))
     role = new
+    if new != .primary { exposed = nil }
   }
 
   mutating func become(disk new: DiskState) {
     guard new != disk else { return }
     effects.push(.note(.disk(from: disk, to: new)))
     disk = new
+    if new == .upToDate { exposed = nil }
   }
 }

@@ -25,12 +25,16 @@ enum Origin: UInt8, BitwiseCopyable {
   case repairApply
   /// Reads a range for a repair of the peer's.
   case repairServe
+  /// Reads a range for a Primary that cannot read it itself.
+  case peerRead
   case handshakeFlush
   case commandFlush
   case syncDoneFlush
   case cleanFlush
   /// Before extents leave the activity log.
   case logFlush
+  /// The disk was given up before it answered: only that answer is waited for.
+  case abandoned
 }
 
 /// One operation under way.
@@ -64,6 +68,12 @@ struct Request: BitwiseCopyable {
   var failed = false
   /// The connection it came from or was sent to is gone; only the disk is waited for.
   var isOrphaned = false
+  /// The disk was given up before it answered, and may answer yet: the slot stays taken.
+  var isAbandoned = false
+  /// What a read got from the peer is being written over the block that could not be read.
+  var isRepair = false
+  /// A change was given to the own disk.
+  var wroteHere = false
   var peer: UInt8 = 0
   /// What the digests in the buffer of a `resyncCheck` are made with.
   var algorithm = DigestAlgorithm.crc32c
@@ -76,6 +86,8 @@ struct Request: BitwiseCopyable {
   var missedPeers = PeerSet()
   /// Peers that have written it.
   var ackedPeers = PeerSet()
+  /// When the disk was asked.
+  var diskBegan = Instant(nanoseconds: 0)
 
   /// Whether a source reads it for its target: it rests while clients are active.
   var isForResync: Bool { origin == .resyncServe || origin == .resyncCheck }

@@ -140,6 +140,21 @@ public enum Sabotage: UInt8, Sendable, BitwiseCopyable, CaseIterable {
   /// Leaves a Primary that goes on, and still calls itself UpToDate.
   case leaveUpToDate
 
+  // MARK: Disks that fail
+
+  /// Takes writes of a Primary without a disk as if it had one.
+  case skipGenerationForPeer
+  /// A Primary without a disk takes any peer's data for what its clients saw.
+  case trustAnyPeerData
+  /// A Primary that is being synced reads its own stale blocks.
+  case readStaleBlocks
+  /// A Primary that is being synced does not lock what it asks for.
+  case pullWithoutLock
+  /// Writes over a block that could not be read while clients may write to it.
+  case rewriteWithoutLock
+  /// Uses the buffer of a read that a disk that was given up may still fill.
+  case reuseAbandonedBuffer
+
   // MARK: Verify
 
   /// Compares ranges that clients may be writing to.

@@ -112,6 +112,7 @@ public enum Reason: UInt8, Sendable, BitwiseCopyable {
   case ownChallenge
   case integrityAlgorithm
   case digestMismatch
+  case exposedDataDiffers
 
   /// The reason in words, for the log and `status`.
   public var text: String {
@@ -182,6 +183,8 @@ public enum Reason: UInt8, Sendable, BitwiseCopyable {
     case .ownChallenge: "Authentication of peer failed: what this node said itself came back"
     case .integrityAlgorithm: "data-integrity-alg of the two nodes differs"
     case .digestMismatch: "Digest integrity check FAILED"
+    case .exposedDataDiffers:
+      "the Primary lost its disk; its clients have seen newer data than the peer is sure to have"
     }
   }
 
@@ -191,7 +194,7 @@ public enum Reason: UInt8, Sendable, BitwiseCopyable {
     case .splitBrain, .unrelatedData, .bothPrimary, .primaryWouldBeTarget, .bothHoldUnshared,
       .inconsistentAhead, .sizeMismatch, .bothDiscard, .nothingToDiscard, .noGoodSource,
       .policiesDiffer, .bitmapsDoNotCover, .primaryMustYield, .primaryCannotYield,
-      .undoTooLarge, .undoNoSpace, .undoFailed:
+      .undoTooLarge, .undoNoSpace, .undoFailed, .exposedDataDiffers:
       true
     case .none, .notConfigured, .byCommand, .peerUnreachable, .peerClosed, .peerSaidGoodbye,
       .peerStandAlone, .pingTimeout, .writeTimeout, .handshakeTimeout, .protocolError,

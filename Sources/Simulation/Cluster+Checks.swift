@@ -24,7 +24,9 @@ extension Cluster {
   /// The replicas that take part in what `node` acknowledges, as it says itself.
   private func participants(_ node: SimulatedNode) -> Set2 {
     var set: Set2 = node.diskState == .upToDate ? Set2(node.index) : []
-    let mirrors = node.connection == .connected && node.replication == .established
+    // A Primary that is being synced writes to its source as well.
+    let isMirrored = node.replication == .established || node.replication == .syncTarget
+    let mirrors = node.connection == .connected && isMirrored
     if mirrors, node.peerDisk == .upToDate { set.insert(Set2(1 - node.index)) }
     return set
   }
@@ -56,15 +58,18 @@ extension Cluster {
   private func checkChange(_ node: SimulatedNode, _ pending: PendingRequest) {
     guard let change = pending.change else { return }
     var holders = participants(node)
-    if !holders.contains(node.index) {
+    if holders.isEmpty {
       violate(.durability, "node \(node.index) acknowledged w\(change) without an UpToDate disk")
     }
+    if node.diskState == .diskless { statistics.disklessChanges += 1 }
+    // Without good data of its own the Primary is the one that may lack what its peer has.
+    let holder = holders.contains(node.index) ? node : nodes[1 - node.index]
     for other in nodes where holders.contains(other.index) {
       // It had written it and answered, and lost power while the answer was under way.
       if !pending.forceUnitAccess, hasLostPower(other, since: pending.begun) {
         holders.remove(Set2(other.index))
       } else if let text = missing(
-        change, pending, on: other, isOwn: other === node, isSure: true)
+        change, pending, on: other, isOwn: other === holder, isSure: true)
       {
         return violate(.durability, "w\(change) was acknowledged, but \(text)")
       }
@@ -72,7 +77,7 @@ extension Cluster {
     let answerable = holders
     // A peer that has the write among good data holds it, whatever this node knows of that. Zeroes
     // prove little: they may have been there before, and an older write may still be on its way.
-    let peer = nodes[1 - node.index]
+    let peer = nodes[1 - holder.index]
     let peerHasIt = missing(change, pending, on: peer, isOwn: false, isSure: false) == nil
     let peerIsWhole =
       peer.isRunning
@@ -83,7 +88,7 @@ extension Cluster {
     history.acknowledge(
       change, holders: holders, durableOn: pending.forceUnitAccess ? answerable : [],
       isShared: isShared)
-    if !peerHasIt, !hasLostPower(peer, since: pending.begun) { checkLineage(node, change) }
+    if !peerHasIt, !hasLostPower(peer, since: pending.begun) { checkLineage(holder, change) }
   }
 
   /// What `other` lacks of an acknowledged change, in words.
@@ -284,7 +289,7 @@ extension Cluster {
     if isLinked {
       for sector in 0..<volumeSectors
       where node.disk.word(at: sector) != source.disk.word(at: sector) {
-        if isInFlight(sector, node: source.index) { continue }
+        if isInFlight(sector, node: 0) || isInFlight(sector, node: 1) { continue }
         // What rotted and was not found is not known to differ.
         if node.rotten.contains(sector / 8) || source.rotten.contains(sector / 8) { continue }
         violate(

@@ -23,7 +23,8 @@ struct PendingRequest {
   let floors: [UInt64]
   /// A flush: the floors of node 1.
   let otherFloors: [UInt64]
-  let buffer: BufferID
+  /// Where a read finds its data; changes when the data comes from the peer.
+  var buffer: BufferID
   /// It was sent where it must be refused.
   let expectsRefusal: Bool
 }
@@ -165,6 +166,15 @@ extension Cluster {
       \(sectors)\(forceUnitAccess ? " FUA" : "")
       """)
     step(node, .submit(request))
+  }
+
+  func substitute(_ node: SimulatedNode, _ tag: UInt64, _ buffer: BufferID) {
+    let slot = Int(tag & 0xFFFF)
+    guard slot < clients.count, clients[slot].pending?.tag == tag else {
+      return violate(.completion, "node \(node.index) has data for a read that is not under way")
+    }
+    statistics.peerReads += 1
+    clients[slot].pending?.buffer = buffer
   }
 
   func completed(_ node: SimulatedNode, _ tag: UInt64, _ outcome: Outcome) {

@@ -36,6 +36,7 @@ extension Cluster {
       network.close(id, node: node.index, now: now, random: &networkRandom)
       drainNetwork()
     case .release(let buffer): give(node, buffer)
+    case .substitute(let tag, let buffer): substitute(node, tag, buffer)
     case .complete(let tag, let outcome): completed(node, tag, outcome)
     case .reply(let token, let result): replied(node, token, result)
     case .detachDisk:
@@ -148,6 +149,8 @@ extension Cluster {
     case .verifyStarted, .outOfSync, .repaired, .verifyEnded: verifyNoted(node, note)
     case .decision(_, let decision): decided(node, decision)
     case .mustGiveWay(let peer): mustGiveWay(node, peer)
+    case .rewritten: statistics.repairs += 1
+    case .diskTimeout: statistics.diskTimeouts += 1
     case .peerRole, .handler, .newGeneration, .resyncDone, .resyncPaused, .diskError: break
     }
   }
@@ -159,7 +162,7 @@ extension Cluster {
       "decision \(decision.action) by rule \(decision.rule) \(decision.reason)"
     case .role, .disk, .connection, .replication, .peerDisk, .peerRole, .handler, .mustGiveWay,
       .resyncDone, .resyncPaused, .diskError, .protocolError, .verifyStarted, .outOfSync, .repaired,
-      .verifyEnded:
+      .verifyEnded, .rewritten, .diskTimeout:
       "\(note)"
     }
   }

@@ -24,6 +24,7 @@ extension Cluster {
     case .disk(let index, let epoch, let purpose, let ticket, let range):
       let node = nodes[index]
       guard node.epoch == epoch else { return }
+      if node.hungUntil > now { return node.hungAnswers.append(occurrence) }
       if postpone(node, occurrence) { return }
       hash.event(at: now, 1 << 56 | UInt64(index) << 48 | ticket.number)
       diskEnded(node, purpose, ticket, range)

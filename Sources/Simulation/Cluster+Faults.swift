@@ -88,6 +88,15 @@ extension Cluster {
     case .flushErrors:
       nodes[node].disk.faults.flushError = Ratio(1, of: planRandom.within(1...5))
       lasts(node, kind)
+    case .badSectors:
+      // Where clients read: elsewhere nobody would notice.
+      let sectors = min(options.hotBlocks, options.volumeBlocks) * 8
+      let victim = planRandom.coin() ? primary : node
+      for _ in 0...planRandom.index(16) { nodes[victim].disk.spoil(planRandom.index(sectors)) }
+    case .hangDisk:
+      nodes[node].hungUntil = .max
+      // Half of them hang until the last fault is over.
+      if planRandom.coin() { lasts(node, kind) }
     case .pauseSync:
       step(nodes[node], .command(.pauseSync, token: 0))
       lasts(node, kind)
@@ -95,7 +104,7 @@ extension Cluster {
       step(nodes[node], .resyncOrder(mustWait: true))
       lasts(node, kind)
     case .switchOver, .demoteAndPromote, .disconnectCommand, .invalidateSecondary,
-      .invalidateRemote, .promoteBoth, .carelessPromote:
+      .invalidateRemote, .promoteBoth, .carelessPromote, .detachPrimary:
       administer(kind, primary)
     }
   }
@@ -108,6 +117,7 @@ extension Cluster {
     case .switchOver:
       operatorState.switchTo = 1 - primary
       command(primary, .secondary(heldOpen: false))
+    case .detachPrimary: command(primary, .detach)
     case .demoteAndPromote: command(primary, .secondary(heldOpen: pendingRequests > 0))
     case .disconnectCommand:
       let node = planRandom.index(2)
@@ -159,6 +169,7 @@ extension Cluster {
     case .pauseSync: step(nodes[node], .command(.resumeSync, token: 0))
     case .resyncAfter: step(nodes[node], .resyncOrder(mustWait: false))
     case .slowDisk: nodes[node].slowByNs = 0
+    case .hangDisk: endHang(node)
     case .readErrors, .writeErrors, .flushErrors: nodes[node].disk.faults = DiskFaults()
     default: break
     }
@@ -167,6 +178,16 @@ extension Cluster {
   private func stepDown(_ index: Int) {
     guard nodes[index].role == .primary, nodes[index].pendingCommand == nil else { return }
     command(index, .secondary(heldOpen: false))
+  }
+
+  /// The disk answers again, in an order of its own.
+  package func endHang(_ index: Int) {
+    let node = nodes[index]
+    node.hungUntil = 0
+    for answer in node.hungAnswers {
+      queue.schedule(at: now + diskRandom[index].below(1_000_000), answer)
+    }
+    node.hungAnswers = []
   }
 
   /// From now on the world behaves; clients end soon, and everything must come together.
@@ -181,6 +202,8 @@ extension Cluster {
       step(node, .resyncOrder(mustWait: false))
       node.slowByNs = 0
       node.disk.faults = DiskFaults()
+      node.disk.heal()
+      endHang(node.index)
       operatorState.disconnectedUntil[node.index] = 0
     }
     for index in 0...1 { setBlocked(false, from: index) }

@@ -86,18 +86,46 @@ extension Cluster {
   private func reattach(_ node: SimulatedNode) {
     operatorState.disklessTurns[node.index] = 0
     node.disk.faults = DiskFaults()
-    if node.role == .primary || node.disk.hasDoomedWrites || planRandom.coin() {
+    if node.role == .primary { return reattachUnderClients(node) }
+    if node.disk.hasDoomedWrites || planRandom.coin() {
       end(node.index, .kill)
     } else {
       attach(node.index)
     }
   }
 
+  /// A Primary's disk comes back, or a new one takes its place, while clients go on.
+  private func reattachUnderClients(_ node: SimulatedNode) {
+    let isServed = node.connection == .connected && node.peerDisk == .upToDate
+    guard isServed, planRandom.index(4) != 0 else { return end(node.index, .kill) }
+    // The kernel has not let go of the old one yet.
+    guard node.disk.inFlight == 0 else { return }
+    if planRandom.coin() { replaceDisk(node.index) }
+    attach(node.index)
+    if node.replica.superblock == nil { return end(node.index, .kill) }
+    statistics.attachedUnderClients += 1
+  }
+
+  /// Puts an empty disk in the place of the old one, with fresh metadata.
+  package func replaceDisk(_ index: Int) {
+    let node = nodes[index]
+    say("node \(index) gets a new disk")
+    if history.isExclusive(index) {
+      violate(.divergence, "the disk of node \(index) alone holds acknowledged writes")
+    }
+    history.gaveUp(index)
+    node.disk = SimulatedDisk(sectorCount: node.disk.sectorCount)
+    node.everRotten = []
+    node.hungUntil = 0
+    createMetadata(node)
+    readMarks(node)
+  }
+
   private func needsResolution(_ node: SimulatedNode) -> Bool {
     switch node.reason {
     case .splitBrain, .bothHoldUnshared, .inconsistentAhead, .primaryWouldBeTarget, .bothPrimary,
       .policiesDiffer, .bitmapsDoNotCover, .primaryCannotYield, .undoTooLarge,
-      .undoNoSpace, .undoFailed:
+      .undoNoSpace, .undoFailed, .exposedDataDiffers:
       true
     default: false
     }
@@ -124,6 +152,10 @@ extension Cluster {
       if nodes[1 - victim].role == .primary, node.reason == .primaryWouldBeTarget {
         return demote(1 - victim)
       }
+      for index in 0...1 where nodes[index].connection == .standAlone { command(index, .connect) }
+    case .exposedDataDiffers:
+      // The clients of a Primary without a disk have to begin anew.
+      if let primary = nodes.first(where: { $0.role == .primary }) { return demote(primary.index) }
       for index in 0...1 where nodes[index].connection == .standAlone { command(index, .connect) }
     default: return
     }

@@ -127,6 +127,7 @@ package final class Cluster {
       node: nodeID(node), resource: "simulated", peers: [nodeID(1 - node)], instance: instance)
     core.timeoutMs = options.timeoutMs
     core.koCount = options.koCount
+    core.diskTimeoutMs = options.diskTimeoutMs
     core.pingIntervalMs = options.pingIntervalMs
     core.connectIntervalMs = 3_000
     core.clientRequestLimit = 64
@@ -189,12 +190,29 @@ package struct Statistics: Equatable, Sendable {
   package var resyncs = 0
   /// What victims lose was kept so many times.
   package var undos = 0
+  /// Reads that the peer served, and what was written anew after one.
+  package var peerReads = 0
+  package var repairs = 0
+  /// Changes that a Primary without a disk acknowledged, and disks attached under its clients.
+  package var disklessChanges = 0
+  package var attachedUnderClients = 0
+  /// Disks that were given up because they did not answer.
+  package var diskTimeouts = 0
   /// Refusals that wait for an administrator, by reason: while both replicas hold acknowledged
   /// writes that the other lacks, and while they do not.
   package var refusedForked = [Int](repeating: 0, count: 256)
   package var refusedWhole = [Int](repeating: 0, count: 256)
   package var promotions = 0
   package var steps = 0
+
+  /// What failing disks led to, for the report of many runs.
+  package var diskCounts: [(name: String, count: Int)] {
+    [
+      ("reads from the peer", peerReads), ("repairs", repairs),
+      ("changes without a disk", disklessChanges), ("timeouts", diskTimeouts),
+      ("attached under clients", attachedUnderClients),
+    ]
+  }
 
   /// Refusals for this reason, whether the data gave one or not.
   package func refusals(_ reason: Reason) -> Int {
@@ -216,6 +234,11 @@ package struct Statistics: Equatable, Sendable {
     for kind in faults.indices { faults[kind] += other.faults[kind] }
     resyncs += other.resyncs
     undos += other.undos
+    peerReads += other.peerReads
+    repairs += other.repairs
+    disklessChanges += other.disklessChanges
+    attachedUnderClients += other.attachedUnderClients
+    diskTimeouts += other.diskTimeouts
     for reason in refusedForked.indices {
       refusedForked[reason] += other.refusedForked[reason]
       refusedWhole[reason] += other.refusedWhole[reason]

@@ -95,6 +95,8 @@ package struct SimulatedDisk {
   private var flights: [Flight] = []
   private var version: UInt64 = 1
   private var nextTicket: UInt64 = 0
+  /// Sectors that cannot be read until they are written again.
+  private var badSectors: Set<Int> = []
   private var blobs: [[UInt8]] = [[UInt8](repeating: 0, count: 512)]
 
   /// What was done and what went wrong.
@@ -129,6 +131,15 @@ package struct SimulatedDisk {
   /// Whether a power loss now could leave anything but the present content in `sector`.
   package func isStable(at sector: Int) -> Bool { stableVersion[sector] == currentVersion[sector] }
 
+  /// Makes a sector unreadable until it is written again.
+  package mutating func spoil(_ sector: Int) { badSectors.insert(sector) }
+
+  /// Whether a sector cannot be read.
+  package func isBad(_ sector: Int) -> Bool { badSectors.contains(sector) }
+
+  /// Makes every sector readable.
+  package mutating func heal() { badSectors = [] }
+
   /// Changes what a sector holds, as bit rot does: also what any power loss would leave.
   package mutating func rot(_ sector: Int) {
     current[sector] ^= 1 << 50
@@ -159,7 +170,10 @@ package struct SimulatedDisk {
     case .flush:
       counters.flushes += 1
     }
-    let fails = faults.strikes(operation, start: start, count: count, random: &random)
+    var fails = faults.strikes(operation, start: start, count: count, random: &random)
+    if operation == .read, !badSectors.isEmpty {
+      fails = fails || (start..<(start + count)).contains { badSectors.contains($0) }
+    }
     flights.append(
       Flight(
         ticket: ticket, operation: operation, start: start, count: count,
@@ -279,6 +293,7 @@ extension SimulatedDisk {
       let sector = flight.start + offset
       current[sector] = words[offset]
       currentVersion[sector] = version
+      badSectors.remove(sector)
       if isStable {
         stable[sector] = words[offset]
         stableVersion[sector] = version

@@ -52,6 +52,9 @@ package final class SimulatedNode {
   package var pausedUntil: UInt64 = 0
   /// Disk operations take up to this much longer, in nanoseconds.
   package var slowByNs: UInt64 = 0
+  /// The disk answers nothing until then; what it would have said is kept.
+  package var hungUntil: UInt64 = 0
+  var hungAnswers: [Occurrence] = []
   /// When the earliest scheduled tick fires.
   package var tickAt = UInt64.max
   package var idleTicks = 0
@@ -140,6 +143,7 @@ package final class SimulatedNode {
     wantsSuperblock = false
     mirrored = nil
     waitingServes = []
+    hungAnswers = []
     compared = nil
     undoPart = [:]
     pendingDiscard = nil

@@ -55,6 +55,12 @@ package enum FaultKind: Int, CaseIterable, Sendable {
   case isolateAndPromote
   /// One bit of a message on its way is flipped, of its data only where that is protected.
   case corruptMessage
+  /// A few sectors cannot be read until they are written again.
+  case badSectors
+  /// A disk answers nothing for a while, or never again.
+  case hangDisk
+  /// The Primary's disk is taken away under its clients.
+  case detachPrimary
 }
 
 /// What one run is like.
@@ -124,6 +130,8 @@ package struct SwarmOptions: Equatable, Sendable {
   package var policies = [ConflictPolicy(), ConflictPolicy()]
   /// How often what is kept for a discard cannot be kept.
   package var undoFailure = Ratio.never
+  /// The core's `disk-timeout`; 0: none.
+  package var diskTimeoutMs: UInt64 = 0
   /// Buffers of one node. The export takes one a client at most, so a few are always left to the
   /// peer and the resync.
   package var bufferCount = 256
@@ -177,6 +185,7 @@ package struct SwarmOptions: Equatable, Sendable {
     pingIntervalMs = [500, 2_000, 10_000][random.index(3)]
     timeoutMs = [500, 1_000, 6_000][random.index(3)]
     koCount = random.within(1...7)
+    diskTimeoutMs = [0, 300, 2_000][random.index(3)]
     activityLogScale = [256, 512, 1_024][random.index(3)]
     coolAfterMs = [20, 200, 2_000, 20_000][random.index(4)]
     if random.chance(Ratio(1, of: 4)) {
@@ -252,7 +261,8 @@ extension SwarmOptions: CustomStringConvertible {
     \(policies[1].onePrimary), undo fails \(undoFailure)
       operator: \(failsOver ? "fails over" : "waits for the Primary"), clients \
     \(clientsDuringFirstSync ? "during" : "after") the first sync
-      core: ping \(pingIntervalMs) ms, timeout \(timeoutMs) ms x \(koCount), resync \
+      core: ping \(pingIntervalMs) ms, timeout \(timeoutMs) ms x \(koCount), disk \
+    \(diskTimeoutMs) ms, resync \
     \(resyncRequestBytes / 1024) KiB x \(resyncWindow), checksums \(comparesChecksums), \
     \(bufferCount) buffers, log extents of \
     \(4_096 / activityLogScale) KiB that cool after \(coolAfterMs) ms, resync rate at most \

@@ -104,11 +104,20 @@ public enum MessageType: UInt8, Sendable, BitwiseCopyable, CaseIterable {
   /// What is marked was copied, or cannot be.
   case repairEnd = 66
 
+  /// A Primary reads what its own disk does not have, or cannot read.
+  case readRequest = 67
+  case readData = 68
+  /// The range cannot be read here either.
+  case readFailed = 69
+  /// Answers the `diskChanged` of a Primary, which goes on through this node: that the sender lacks
+  /// what comes is on disk here, as generation `offset` with `id`, by author `length`.
+  case diskChangedAck = 70
+
   /// Whether the payload goes to an aligned pooled buffer: volume data, and digests, which wait for
   /// what they are compared with.
   public var carriesData: Bool {
     switch self {
-    case .write, .resyncData, .verifyDigests, .resyncDigests, .repairData: true
+    case .write, .resyncData, .verifyDigests, .resyncDigests, .repairData, .readData: true
     default: false
     }
   }
@@ -121,7 +130,7 @@ public enum MessageType: UInt8, Sendable, BitwiseCopyable, CaseIterable {
   /// The most payload bytes this type may carry.
   public var payloadLimit: UInt32 {
     switch self {
-    case .write, .resyncData, .repairData: maxPayloadBytes
+    case .write, .resyncData, .repairData, .readData: maxPayloadBytes
     case .hello, .helloReply, .reject, .state, .syncDone, .bitmap, .verifyDigests, .resyncDigests:
       maxControlPayloadBytes
     // A greeting with a name of 128 bytes; the longest HMAC has 64.
@@ -132,7 +141,7 @@ public enum MessageType: UInt8, Sendable, BitwiseCopyable, CaseIterable {
       .resyncUnreadable, .syncPause, .invalidate, .ping, .pong, .verifyStart, .verifyReady,
       .verifyRequest, .verifyRequestLocked, .verifySkipped, .verifyResult, .verifyEnd,
       .resyncCompared, .repairBegin, .repairRequest, .repairRequestLocked, .repairAck,
-      .repairSkipped, .repairEnd:
+      .repairSkipped, .repairEnd, .readRequest, .readFailed, .diskChangedAck:
       0
     }
   }

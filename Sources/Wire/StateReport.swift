@@ -6,7 +6,7 @@
 ///  9    role: 1 Primary, 2 Secondary (DRBD's numbers)
 /// 10    flags: bit 0 crashed, bit 1 was Primary before the crash, bit 2 has a base,
 ///       bit 3 the whole slot counts as set, bit 4 its data may be discarded, bit 5 asks only,
-///       bit 6 a repair was cut
+///       bit 6 a repair was cut, bit 7 a Primary whose clients use the receiver's data
 /// 11    generations, 0 ... 32
 /// 12    after-sb-0pri   13 after-sb-1pri   14 rr-conflict   15 after-sb-2pri
 /// 16-23 blocks out of sync
@@ -64,6 +64,9 @@ public struct StateReport: Equatable, Sendable {
   public var isTentative = false
   /// A repair from a side that the administrator named was cut: neither side's data counts more.
   public var repairWasCut = false
+  /// A Primary without good data of its own: what its clients saw last is the receiver's data, or
+  /// what this node checks against it.
+  public var usesPeerData = false
   /// What the configuration decides on its own.
   public var policy = ConflictPolicy()
   /// The generations of the data.
@@ -114,6 +117,7 @@ public struct StateReport: Equatable, Sendable {
     if discardMyData { flags |= 16 }
     if isTentative { flags |= 32 }
     if repairWasCut { flags |= 64 }
+    if usesPeerData { flags |= 128 }
     return flags
   }
 
@@ -145,7 +149,6 @@ public struct StateReport: Equatable, Sendable {
       throw .fieldOutOfRange(.role, UInt64(roleValue))
     }
     let flags = reader.uint8(at: 10)
-    guard flags & ~127 == 0 else { throw .fieldOutOfRange(.flags, UInt64(flags)) }
     self.init(volumeBytes: volumeBytes, disk: disk, role: role)
     crashed = flags & 1 != 0
     wasPrimary = flags & 2 != 0
@@ -154,6 +157,7 @@ public struct StateReport: Equatable, Sendable {
     discardMyData = flags & 16 != 0
     isTentative = flags & 32 != 0
     repairWasCut = flags & 64 != 0
+    usesPeerData = flags & 128 != 0
     policy = try ConflictPolicy(reader, at: 12)
     outOfSyncBlocks = reader.uint64(at: 16)
     guard outOfSyncBlocks <= volumeBytes / blockSize else {

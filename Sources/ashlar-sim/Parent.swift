@@ -19,6 +19,7 @@ struct Parent {
   private var virtualNanoseconds: UInt64 = 0
   private var faults = [Int](repeating: 0, count: FaultKind.allCases.count)
   private var refusals: [String: (forked: Int, whole: Int)] = [:]
+  private var disks = [Int](repeating: 0, count: Statistics().diskCounts.count)
   private let deadline: Date?
 
   /// Seeds a child gets at once.
@@ -113,13 +114,13 @@ struct Parent {
   }
 
   private mutating func take(_ line: String, _ child: Child) {
-    let words = line.split(separator: " ", maxSplits: 8).map(String.init)
+    let words = line.split(separator: " ", maxSplits: 9).map(String.init)
     guard words.count >= 2, let seed = UInt64(words[1]) else { return }
     if words[0] == "begin" {
       child.running = seed
       return
     }
-    guard words[0] == "end", words.count >= 8 else { return }
+    guard words[0] == "end", words.count >= 9 else { return }
     child.running = nil
     child.seeds = (seed + 1)..<child.seeds.upperBound
     events += UInt64(words[3]) ?? 0
@@ -128,10 +129,13 @@ struct Parent {
       faults[index] += Int(count) ?? 0
     }
     take(refusals: words[7])
+    for (index, count) in words[8].split(separator: ",").enumerated() where index < disks.count {
+      disks[index] += Int(count) ?? 0
+    }
     if words[2] == "ok" {
       passed += 1
     } else {
-      fail(seed, words.count > 8 ? words[8] : "")
+      fail(seed, words.count > 9 ? words[9] : "")
     }
   }
 
@@ -176,6 +180,8 @@ struct Parent {
       \(String(format: "%.1f", hours)) simulated hours, \(String(format: "%.1f", elapsed)) s
       """)
     let counts = FaultKind.allCases.map { "\($0) \(faults[$0.rawValue])" }
+    let names = Statistics().diskCounts.map(\.name)
+    print("disks: \(zip(names, disks).map { "\($0) \($1)" }.joined(separator: ", "))")
     print("faults: \(counts.joined(separator: ", "))")
     let reasons = refusals.sorted { $0.key < $1.key }
       .map { "\($0.key) \($0.value.forked)/\($0.value.whole)" }

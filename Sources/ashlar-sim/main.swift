@@ -107,7 +107,8 @@ struct AshlarSim: ParsableCommand {
       let refusals = report.refusals.map { "\($0.reason)=\($0.forked)/\($0.whole)" }
       let text = report.violations.first.map { "\($0)" } ?? ""
       let last = refusals.isEmpty ? "-" : refusals.joined(separator: ",")
-      print(fields.joined(separator: " "), faults, last, text)
+      let disks = report.statistics.diskCounts.map { "\($0.count)" }.joined(separator: ",")
+      print(fields.joined(separator: " "), faults, last, disks, text)
     }
   }
 

@@ -311,7 +311,11 @@ private let refusedStatements = [
     "fence-peer", oldStyle(2, "  handlers { fence-peer \"/bin/true\"; }"), at: "2:14",
     "fencing is not supported yet"),
   BadFile(
-    "pass_on", oldStyle(2, "  disk { on-io-error pass_on; }"), at: "2:10", "on-io-error detach"),
+    "on-io-error", oldStyle(2, "  disk { on-io-error panic; }"), at: "2:22",
+    "detach | pass_on | call-local-io-error"),
+  BadFile(
+    "disk-timeout", oldStyle(2, "  disk { disk-timeout 6001; }"), at: "2:23",
+    "tenths of a second"),
   BadFile(
     "volume 1", oldStyle(6, "    volume 1 { disk /dev/x; }"), at: "6:12",
     "only volume 0 for now"),

@@ -4,8 +4,9 @@
 ///
 /// - the ids of its generations, oldest first; `-` when it never held data;
 /// - `D`iskless, `I`nconsistent, `O`utdated, `C`onsistent, `U`pToDate;
-/// - `p` Primary, `c` crashed, `w` crashed as Primary, `m` blocks marked, `f` all marked, `x` its
-///   data may be discarded, `b` and a number: base is the generation of that number, 0 before all.
+/// - `p` Primary, `e` whose clients use the other side's data, `c` crashed, `w` crashed as Primary,
+///   `m` blocks marked, `f` all marked, `x` its data may be discarded, `b` and a number: base is
+///   the generation of that number, 0 before all.
 ///
 /// This side has the lower node id.
 import BlockTypes
@@ -89,6 +90,13 @@ private let golden = """
   1Umf      1Um       source full   equalMarked
   1Upm      1Um       source bitmap equalMarked
   1Uf       1U        source full   equalMarked
+  1Cpcme    12Ub1m    target bitmap primaryFollows
+  12Ub1m    1Ipme     source bitmap primaryFollows
+  -Ipe      12Ub1m    target full   primaryFollows
+  1Cpcme    1U        target bitmap primaryFollows
+  1Cpcme    1O        refuse        primaryFollows      exposedDataDiffers
+  12Cpcme   1U        refuse        primaryFollows      exposedDataDiffers
+  12Cpcme   13U       refuse        primaryFollows      exposedDataDiffers
   """
 
 @Suite struct DecisionGoldenTests {
@@ -134,6 +142,7 @@ private let golden = """
     while let flag = flags.popFirst() {
       switch flag {
       case "p": report.role = .primary
+      case "e": report.usesPeerData = true
       case "c": report.crashed = true
       case "w": report.wasPrimary = true
       case "m": report.outOfSyncBlocks = 3

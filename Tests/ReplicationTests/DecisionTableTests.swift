@@ -74,6 +74,8 @@ private struct SideStates {
   /// No base, older than everything, the common ancestor, one that nobody remembers.
   var bases = 0...3
   var discards = [false]
+  /// A Primary's clients use the other side's data.
+  var usesPeerData = [false]
 
   func reports(_ history: Lineage, ancestor: Generation?) -> [StateReport] {
     var reports: [StateReport] = []
@@ -82,7 +84,7 @@ private struct SideStates {
         for crash in crashes {
           for mark in marks {
             for base in bases {
-              for discards in discards {
+              for (discards, uses) in wishes(role) {
                 var report = peerReport(disk, history, role: role)
                 report.crashed = crash > 0
                 report.wasPrimary = crash > 1
@@ -90,6 +92,7 @@ private struct SideStates {
                 report.isFull = mark == 2
                 report.base = Self.base(base, ancestor ?? history.newest)
                 report.discardMyData = discards
+                report.usesPeerData = uses
                 reports.append(report)
               }
             }
@@ -98,6 +101,12 @@ private struct SideStates {
       }
     }
     return reports
+  }
+
+  private func wishes(_ role: Role) -> [(Bool, Bool)] {
+    discards.flatMap { discards in
+      usesPeerData.filter { !$0 || role == .primary }.map { (discards, $0) }
+    }
   }
 
   private static func base(_ kind: Int, _ ancestor: Generation?) -> Generation? {
@@ -135,6 +144,19 @@ private struct SideStates {
     check(histories, states)
   }
 
+  /// A Primary without good data of its own is target or refused, never source, never left alone
+  /// with a disk that nobody fills.
+  @Test(arguments: Histories.all)
+  func lawsHoldForPrimariesOnTheOtherSidesData(histories: Histories) {
+    var states = SideStates()
+    states.crashes = 0...1
+    states.marks = 0...0
+    states.bases = 0...1
+    states.discards = histories.common % 2 == 0 ? [false] : [false, true]
+    states.usesPeerData = [false, true]
+    check(histories, states)
+  }
+
   private func check(_ histories: Histories, _ states: SideStates) {
     let ancestor =
       histories.common > 0 ? Histories.generation(histories.common - 1, of: 0) : nil
@@ -157,6 +179,10 @@ private struct SideStates {
     let decision = Decision.decide(mine: mine, theirs: theirs, iAmLower: true)
     let mirror = Decision.decide(mine: theirs, theirs: mine, iAmLower: false)
     if let law = brokenForm(decision, mirror) { return law }
+    let follows = mine.usesPeerData || theirs.usesPeerData
+    if follows, mine.disk != .diskless, theirs.disk != .diskless, decision.action == .noSync {
+      return "a Primary on the other side's data is left with an old disk"
+    }
     switch decision.action {
     case .refuse: return nil
     case .noSync: return brokenRest(decision, mine, theirs)
@@ -222,7 +248,9 @@ private struct SideStates {
   private func brokenResync(
     _ decision: Decision, source: StateReport, target: StateReport, alone: Int
   ) -> String? {
-    if target.role == .primary { return "a Primary is target" }
+    if source.usesPeerData { return "a source whose clients have seen newer data" }
+    if target.role == .primary, !target.usesPeerData { return "a Primary is target" }
+    if target.usesPeerData, source.disk != .upToDate { return "a Primary follows bad data" }
     if target.disk == .diskless { return "a target without a disk" }
     if source.discardMyData { return "the data that was to be discarded is the source" }
     if source.disk == .diskless || source.disk == .inconsistent || source.lineage.isEmpty {
@@ -243,6 +271,8 @@ private struct SideStates {
     _ decision: Decision, _ source: StateReport, _ target: StateReport, _ alone: Int
   ) -> String? {
     guard !target.discardMyData else { return nil }
+    // Its clients have seen the source's data last, and it checks that itself.
+    guard !target.usesPeerData || alone > 0 else { return nil }
     if alone > 0, !target.lineage.isEmpty { return "the target's own generations are lost" }
     guard let newest = target.lineage.newest else { return nil }
     if !source.lineage.generations.contains(newest) { return "the source lacks a generation" }

@@ -82,6 +82,7 @@ enum MeetingPoint: String, CaseIterable, Sendable {
     case .established:
       return always.union([
         .write, .writeZeroes, .trim, .flush, .promoteRequest, .roleChanged, .diskChanged,
+        .readRequest,
       ]).union(verify)
     case .primaryEstablished, .verifyS:
       // No repair was asked for, so none can end.
@@ -93,13 +94,14 @@ enum MeetingPoint: String, CaseIterable, Sendable {
       // Which range is done with, the result must say.
       return always.union(verify).subtracting([.verifyResult, .repairBegin]).union([
         .write, .writeZeroes, .trim, .flush, .promoteRequest, .roleChanged, .diskChanged,
+        .readRequest,
       ])
     case .wfBitMapS:
       return always.union([.bitmap, .bitmapAck, .promoteRequest, .roleChanged, .diskChanged])
     case .wfBitMapT:
       return always.union([
         .write, .writeZeroes, .trim, .flush, .bitmap, .bitmapDone, .promoteRequest, .roleChanged,
-        .diskChanged,
+        .diskChanged, .readRequest,
       ])
     case .syncSource:
       return always.union([
@@ -108,7 +110,7 @@ enum MeetingPoint: String, CaseIterable, Sendable {
     case .syncTarget:
       return always.union([
         .write, .writeZeroes, .trim, .flush, .resyncData, .resyncZeroes, .resyncUnreadable,
-        .syncDone, .promoteRequest, .roleChanged, .diskChanged,
+        .syncDone, .promoteRequest, .roleChanged, .diskChanged, .readRequest,
       ])
     }
   }
@@ -164,11 +166,12 @@ enum MeetingPoint: String, CaseIterable, Sendable {
     case .resyncZeroes, .resyncUnreadable:
       let asked = rig.sent(.resyncRequest)
       rig.receive(MessageHeader(type, id: asked?.id ?? 1, offset: asked?.offset ?? 0))
+    case .readData: sendData(rig)
     case .repairData:
       var data = MessageHeader(type, id: 1)
       data.payloadBytes = 4096
       rig.receive(data, buffer: rig.takeBuffer())
-    case .writeZeroes, .trim, .resyncRequest, .verifyRequest, .verifyRequestLocked,
+    case .writeZeroes, .trim, .resyncRequest, .readRequest, .verifyRequest, .verifyRequestLocked,
       .repairBegin, .repairRequest, .repairRequestLocked:
       rig.receive(MessageHeader(type, id: 1, length: 4096))
     case .reject: rig.receive(.reject, length: UInt64(Reason.splitBrain.rawValue))
@@ -176,7 +179,8 @@ enum MeetingPoint: String, CaseIterable, Sendable {
     case .greeting, .proof, .verdict, .flush, .ack, .resyncAck, .syncDoneAck, .bitmap, .bitmapAck,
       .bitmapDone,
       .syncReady, .syncStart, .syncPause, .invalidate, .promoteRequest, .promoteReply,
-      .diskChanged, .ping, .pong, .verifyReady, .verifySkipped, .verifyResult, .verifyEnd,
+      .diskChanged, .diskChangedAck, .readFailed, .ping, .pong, .verifyReady, .verifySkipped,
+      .verifyResult, .verifyEnd,
       .resyncCompared, .repairAck, .repairSkipped, .repairEnd:
       rig.receive(type, id: 1)
     }
@@ -186,6 +190,12 @@ enum MeetingPoint: String, CaseIterable, Sendable {
     let asked = rig.sent(.resyncRequest)
     var data = MessageHeader(.resyncData, id: asked?.id ?? 0, offset: asked?.offset ?? 0)
     data.payloadBytes = UInt32(asked?.length ?? 4096)
+    rig.receive(data, buffer: rig.takeBuffer())
+  }
+
+  private func sendData(_ rig: Rig) {
+    var data = MessageHeader(.readData, id: 1)
+    data.payloadBytes = 4096
     rig.receive(data, buffer: rig.takeBuffer())
   }
 

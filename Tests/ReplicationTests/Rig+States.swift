@@ -155,6 +155,11 @@ extension Rig {
     receive(.ack, id: header.id, length: failed ? 1 : 0)
   }
 
+  /// The peer has put on record that this node's disk is gone, as generation 2.
+  func acknowledgeDisk() {
+    receive(MessageHeader(.diskChangedAck, id: 99, offset: 2, length: 1))
+  }
+
   /// A write of the peer over `blocks`.
   func peerWrites(blocks: Range<UInt64>, id: UInt64 = 9, fua: Bool = false) {
     var header = MessageHeader(

@@ -68,6 +68,8 @@ final class Rig {
   /// Superblocks as they became durable, newest last.
   var durable: [Superblock] = []
   var completions: [UInt64: Outcome] = [:]
+  /// Where the data of a read is, when it is not in the buffer that came with it.
+  var substituted: [UInt64: BufferID] = [:]
   var replies: [UInt64: CommandResult] = [:]
   var closed: [ConnectionID] = []
   /// Dials that were asked for and have no answer.
@@ -310,6 +312,7 @@ final class Rig {
     case .release(let buffer):
       held[buffer, default: 0] -= 1
       #expect(held[buffer] == 0, "\(buffer) released twice or never taken")
+    case .substitute(let tag, let buffer): substituted[tag] = buffer
     case .complete(let tag, let outcome):
       #expect(completions[tag] == nil, "tag \(tag) completed twice")
       completions[tag] = outcome
@@ -385,6 +388,7 @@ extension Effect {
     case .dial: "dial"
     case .close: "close"
     case .release: "release"
+    case .substitute: "substitute"
     case .complete(_, let outcome): "complete \(outcome)"
     case .reply: "reply"
     case .detachDisk: "detach"

@@ -150,7 +150,7 @@ private func report(_ bytes: [UInt8]) -> Result<StateReport, WireError> {
   @Test func everyCombinationComesBack() throws {
     for disk in [DiskState.diskless, .inconsistent, .outdated, .consistent, .upToDate] {
       for role in [Role.primary, .secondary] {
-        for flags in 0..<64 {
+        for flags in 0..<256 {
           var sent = try sample()
           sent.disk = disk
           sent.role = role
@@ -160,6 +160,8 @@ private func report(_ bytes: [UInt8]) -> Result<StateReport, WireError> {
           sent.isFull = flags & 8 != 0
           sent.discardMyData = flags & 16 != 0
           sent.isTentative = flags & 32 != 0
+          sent.repairWasCut = flags & 64 != 0
+          sent.usesPeerData = flags & 128 != 0
           #expect(report(bytes(of: sent)) == .success(sent))
         }
       }
@@ -209,7 +211,6 @@ private func report(_ bytes: [UInt8]) -> Result<StateReport, WireError> {
     (8, 255, .fieldOutOfRange(.diskState, 255)),
     (9, 0, .fieldOutOfRange(.role, 0)),
     (9, 3, .fieldOutOfRange(.role, 3)),
-    (10, 128, .fieldOutOfRange(.flags, 128)),
     (12, 7, .fieldOutOfRange(.policy, 0x0701_0100)),
     (13, 5, .fieldOutOfRange(.policy, 0x0405_0100)),
     (14, 3, .fieldOutOfRange(.policy, 0x0401_0300)),

@@ -60,6 +60,8 @@ private struct Driver: ~Copyable {
       case .writeBitmapPage, .writeActivityLog: writeMetadata(effect)
       case .release(let buffer):
         precondition(held.remove(buffer.value) != nil, "a buffer came back twice")
+      case .substitute(let tag, _):
+        precondition(openTags.contains(tag), "data for a request that was answered")
       case .complete(let tag, _):
         precondition(openTags.remove(tag) != nil, "a request was answered twice")
       case .close(let closed): if connection == closed { connection = nil }

@@ -1,0 +1,81 @@
+/// A dead disk is replaced, step by step, while a client writes: detach, a new disk in its place,
+/// `create-md`, `attach`, and it is filled from the peer.
+import Foundation
+import Testing
+
+extension Integration {
+  @Suite struct DiskReplacement {
+    @Test(.needsPythonNBD, .needs("cmp"))
+    func `the Primary's disk is replaced: clients notice nothing`() throws {
+      try replace("alpha")
+    }
+
+    @Test(.needsPythonNBD, .needs("cmp"))
+    func `the Secondary's disk is replaced: clients notice nothing`() throws {
+      try replace("beta")
+    }
+
+    @Test func `a disk that became shorter is refused with the reason`() throws {
+      try withCluster { cluster in
+        try cluster.tell(cluster.beta, "down", cluster.resource)
+        try succeed("truncate", "-s", "32M", cluster.beta.disk.path)
+        let output = try cluster.ask(cluster.beta, "up", cluster.resource)
+        #expect(output.status != 0)
+        #expect(output.text.contains("No valid meta data found"), "\(output)")
+        #expect(cluster.beta.daemon?.isRunning == true)
+      }
+    }
+
+    @Test func `a Primary without its peer keeps its disk`() throws {
+      try withCluster { cluster in
+        try cluster.tell(cluster.beta, "down", cluster.resource)
+        try cluster.waitForLoss(at: cluster.alpha)
+        let output = try cluster.ask(cluster.alpha, "detach", cluster.resource)
+        #expect(output.status != 0)
+        #expect(try cluster.diskState(cluster.alpha) == "UpToDate")
+      }
+    }
+  }
+}
+
+private func replace(_ name: String) throws {
+  try withCluster { cluster in
+    let victim = name == "alpha" ? cluster.alpha : cluster.beta
+    let writer = Writer(cluster: cluster)
+    let load = try writer.start(at: cluster.alpha, seed: 1)
+    try cluster.tell(victim, "detach", cluster.resource)
+    #expect(try cluster.diskState(victim) == "Diskless")
+    // The old one is gone for good.
+    try succeed("rm", victim.disk.path)
+    try succeed("truncate", "-s", "64M", victim.disk.path)
+    try cluster.tell(victim, "create-md", "--force", cluster.resource)
+    try cluster.attach(victim)
+    try cluster.waitForSync()
+    guard load.isRunning else { throw Failure("the client noticed\n\(load.text)") }
+    try writer.stop(load)
+    try writer.verify(at: cluster.alpha)
+    try cluster.waitForSync()
+    try cluster.expectIdenticalDisks()
+    // The new disk is as good as the other one.
+    try cluster.tell(cluster.alpha, "secondary", cluster.resource)
+    try cluster.promote(cluster.beta)
+    try writer.verify(at: cluster.beta)
+  }
+}
+
+extension Cluster {
+  /// A node's own disk state.
+  func diskState(_ node: ClusterNode) throws -> String {
+    let both = try tell(node, "dstate", resource)
+    return both.split(separator: "/").first.map(String.init) ?? ""
+  }
+
+  /// Attaches a node's disk as soon as the kernel has let go of the one before.
+  func attach(_ node: ClusterNode) throws {
+    var last: Output?
+    try waitUntil("\(node.name) has a disk again", explanation: { "\(last as Any)" }) {
+      last = try ask(node, "attach", resource)
+      return last?.status == 0
+    }
+  }
+}
