@@ -109,6 +109,33 @@ import Wire
     scenario.finish()
   }
 
+  /// S11: a resync into a Primary is cut: it goes on with what is left, and what clients wrote
+  /// before, during and after the cut is on both.
+  @Test(arguments: 1...10 as ClosedRange<UInt64>)
+  func resyncIntoAPrimaryIsCut(seed: UInt64) {
+    let scenario = Scenario(seed: seed) {
+      $0.volumeBlocks = 128
+      $0.resyncRequestBytes = 4096
+    }
+    scenario.makePair()
+    for block in 0..<32 { scenario.write(0, (block * 32)..<(block * 32 + 32)) }
+    #expect(scenario.tell(0, .detach)?.isDone == true)
+    scenario.run { $0.first.disk.inFlight == 0 }
+    scenario.cluster.replaceDisk(0)
+    scenario.cluster.attach(0)
+    #expect(scenario.run { $0.first.replication == .syncTarget })
+    for client in 1..<8 { scenario.begin(client: client, 0, (client * 8)..<(client * 8 + 8)) }
+    scenario.run(milliseconds: seed % 3)
+    for node in 0...1 { scenario.cluster.setBlocked(true, from: node) }
+    scenario.run { $0.first.connection != .connected && $0.second.connection != .connected }
+    scenario.begin(client: 8, 0, 512..<520)
+    for node in 0...1 { scenario.cluster.setBlocked(false, from: node) }
+    #expect(scenario.run { $0.cluster.pendingRequests == 0 })
+    #expect((1..<9).allSatisfy { scenario.cluster.outcome(client: $0) == .done })
+    scenario.finish()
+    #expect(scenario.first.role == .primary)
+  }
+
   /// The disk that is being filled fails as well: the clients go on through the peer.
   @Test(arguments: 1...20 as ClosedRange<UInt64>)
   func newDiskFailsWhileItIsFilled(seed: UInt64) {
