@@ -54,6 +54,7 @@ extension Replica {
       compare.phase = .active
       compare.isLocalPending = true
       compare.diskBegan = now
+      watchDisk()
       compare.peer = UInt8(slot)
       compare.connection = connection
       effects.push(.serve(insert(compare), range))
