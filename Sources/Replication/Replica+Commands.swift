@@ -106,7 +106,7 @@ extension Replica {
     case .queued: if !isShakingHands { beginQueued(pending) }
     case .asking: continueAsking(pending)
     case .persisting(let version):
-      if superblock == nil || versionDurable >= version { persisted(pending) }
+      if !hasSuperblock || versionDurable >= version { persisted(pending) }
     case .draining: if isDrained { flushForCommand() }
     case .sweeping(let number): if sweep.done >= number { commandSwept(pending) }
     case .flushing: break
@@ -284,7 +284,7 @@ extension Replica {
   mutating func grantWhenDurable(_ slot: Int) {
     guard let version = peers[slot].versionOfGrant else { return }
     let isDurable = versionDurable >= version || options.sabotage == .grantBeforeDirty
-    guard superblock == nil || isDurable else { return }
+    guard !hasSuperblock || isDurable else { return }
     peers[slot].versionOfGrant = nil
     answerPromotion(slot, peers[slot].grantID, granted: true)
   }
@@ -349,7 +349,7 @@ extension Replica {
 
   mutating func cleanFlushed() {
     if cleanFlushIsWantedAgain { return beginCleanFlush() }
-    guard !cleanFlushIsStale, superblock != nil else { return }
+    guard !cleanFlushIsStale, hasSuperblock else { return }
     cleanSweep = wantSweep()
   }
 
@@ -380,7 +380,7 @@ extension Replica {
 
   mutating func commandFlushed(_ id: SlotID) {
     guard let pending = command, case .flushing(id) = pending.stage else { return }
-    guard superblock != nil else { return persisted(pending) }
+    guard hasSuperblock else { return persisted(pending) }
     let number = options.sabotage == .leaveWithoutMarks ? sweep.done : wantSweep()
     command?.stage = .sweeping(number)
   }
@@ -458,7 +458,7 @@ extension Replica {
   }
 
   private mutating func beginInvalidate(_ token: UInt64) {
-    guard superblock != nil, disk != .diskless, disk != .failed else {
+    guard hasSuperblock, disk != .diskless, disk != .failed else {
       effects.push(.reply(token: token, .refused(.noLocalDisk)))
       return
     }

@@ -224,7 +224,7 @@ extension Replica {
 
   /// Lets the disk go, if there still is one.
   mutating func dropDisk(except current: SlotID? = nil) {
-    guard superblock != nil else { return }
+    guard hasSuperblock else { return }
     keepExposed()
     diskCheckAt = .never
     for slot in 0..<peers.count { stopVerify(slot, .noLocalDisk) }

@@ -42,7 +42,7 @@ extension Replica {
   /// Gives up a disk that has not answered for too long. Called once in `disk-timeout` at most.
   mutating func checkDisk() {
     diskCheckAt = .never
-    guard superblock != nil, options.diskTimeoutMs > 0, let oldest = oldestOperation else { return }
+    guard hasSuperblock, options.diskTimeoutMs > 0, let oldest = oldestOperation else { return }
     let limit = oldest.advanced(milliseconds: options.diskTimeoutMs)
     guard now >= limit else {
       diskCheckAt = limit

@@ -156,7 +156,7 @@ extension Replica {
     else { return }
     let isDurable =
       versionDurable >= peers[slot].versionOfVerdict || options.sabotage == .agreeBeforeDurable
-    guard superblock == nil || isDurable else { return }
+    guard !hasSuperblock || isDurable else { return }
     peers[slot].verdictSent = true
     var header = MessageHeader(.verdict)
     header.length = UInt64(decision.action.rawValue)

@@ -127,7 +127,7 @@ extension Replica {
     return false
   }
 
-  /// When extents begin to cool.
+  /// When extents begin to cool: a tick is due.
   var coolingDeadline: Instant {
     guard logState == .ready, let left = log.coolingIsDueInMs else { return .never }
     return now.advanced(milliseconds: UInt64(left))
@@ -135,8 +135,8 @@ extension Replica {
 
   /// Goes on with making extents hot, and cold. Called at the end of each step.
   mutating func continueLog() {
-    guard logState == .ready, superblock != nil else { return }
-    log.continueCooling()
+    guard logState == .ready, hasSuperblock else { return }
+    if log.isCooling { log.continueCooling() }
     guard log.waitingCount > 0 || log.isCooling else { return }
     let skipsFlush =
       options.sabotage == .skipFlushOfLeaving
@@ -179,7 +179,7 @@ extension Replica {
 
   mutating func logFlushed(_ request: Request) {
     logFlush = nil
-    guard !request.failed, superblock != nil else { return }
+    guard !request.failed, hasSuperblock else { return }
     log.flushCompleted(logFlushNumber)
   }
 
@@ -194,7 +194,7 @@ extension Replica {
   mutating func activityLogWritten(_ result: Int32) {
     precondition(logIsBeingWritten, "no transaction was being written")
     logIsBeingWritten = false
-    guard superblock != nil else { return }
+    guard hasSuperblock else { return }
     guard result >= 0 else { return metadataFailed() }
     log.transactionWritten()
     for _ in 0..<waitingLog.count {

@@ -42,7 +42,7 @@ extension Replica {
 
   /// Goes on with the sweep; `true` when one has ended now.
   mutating func continueSweep() -> Bool {
-    guard superblock != nil else { return false }
+    guard hasSuperblock else { return false }
     if !sweep.isUnderWay {
       guard sweep.wanted > sweep.done else { return false }
       sweep.begun = sweep.done + 1
@@ -120,7 +120,7 @@ extension Replica {
     let write = pageWrites[index]
     pageWrites[index].isBusy = false
     sweep.tail &= ~(1 << UInt32(entry))
-    guard superblock != nil else { return }
+    guard hasSuperblock else { return }
     guard result >= 0 else { return metadataFailed() }
     bitmaps[Int(write.slot)].pageWritten(Int(write.page))
   }

@@ -337,7 +337,7 @@ extension Replica {
 
   /// `detach` on a Primary: its clients go on through the peer.
   mutating func detachUnderClients(_ token: UInt64) {
-    guard superblock != nil, goodPeer != nil, !isShakingHands else {
+    guard hasSuperblock, goodPeer != nil, !isShakingHands else {
       return effects.push(.reply(token: token, .refused(.primaryNeedsDisk)))
     }
     keepExposed()

@@ -208,7 +208,7 @@ extension Replica {
     let slot = Int(request.peer)
     releaseIfAny(request.buffer)
     remove(id)
-    guard !request.isOrphaned, !request.failed, superblock != nil else { return }
+    guard !request.isOrphaned, !request.failed, hasSuperblock else { return }
     isRepaired(slot, request.range)
     let lock = request.isLockedHere ? Self.lockedByAsker : request.tag
     sendRepairAck(request.connection, lock, request.range, isDone: true)

@@ -292,6 +292,12 @@ public struct Replica: ~Copyable {
     finishStep()
   }
 
+  /// Whether there is a disk whose superblock was read. Asked in every step; comparing the
+  /// superblock with `nil` would copy it each time.
+  var hasSuperblock: Bool {
+    if case .some = superblock { true } else { false }
+  }
+
   /// What every step begins with.
   mutating func begin(_ now: Instant, _ entropy: UInt64) {
     self.now = now
@@ -314,7 +320,7 @@ public struct Replica: ~Copyable {
       if !waiting.isEmpty { startWaiting() }
     } while sweepHasEnded()
     continueLog()
-    if versionWanted > versionDurable, !superblockIsBeingWritten, superblock != nil {
+    if versionWanted > versionDurable, !superblockIsBeingWritten, hasSuperblock {
       superblockIsBeingWritten = true
       superblockBegan = now
       watchDisk()
@@ -353,6 +359,7 @@ public struct Replica: ~Copyable {
     expireAccepted()
     if now >= diskCheckAt { checkDisk() }
     for slot in 0..<peers.count { tickPeer(slot) }
+    if logState == .ready { log.continueCooling() }
     if let pending = command, now >= commandDeadline { expireCommand(pending) }
   }
 
