@@ -153,13 +153,7 @@ extension Replica {
       sendCompared(request, differing: .max)
       return remove(id)
     }
-    requests[id].buffer = .none
-    effects.push(
-      .compareDigests(
-        id, data: buffer, bytes: UInt32(request.range.length), digests: request.buffer,
-        request.algorithm))
-    effects.push(.release(buffer))
-    effects.push(.release(request.buffer))
+    compareDigests(id, with: buffer, request.algorithm)
   }
 
   mutating func checked(_ id: SlotID, _ request: Request, _ differing: UInt64) {

@@ -254,10 +254,7 @@ extension Replica {
   private mutating func repair(_ id: SlotID) {
     requests[id].isRepair = true
     requests[id].failed = false
-    if options.sabotage == .rewriteWithoutLock, requests[id].holdsRange {
-      active.remove(owner: id)
-      requests[id].holdsRange = false
-    }
+    if options.sabotage == .rewriteWithoutLock { unlock(id) }
     if enterLog(id) { begin(id) }
   }
 
@@ -308,11 +305,9 @@ extension Replica {
   /// a disk that was given up.
   mutating func restart(_ id: SlotID) {
     let request = requests[id]
-    if request.holdsLog { log.unpin(logged(request.range)) }
-    if request.holdsRange { active.remove(owner: id) }
+    releaseLog(id)
+    unlock(id)
     if request.operation.changesData { clientWrites -= 1 }
-    requests[id].holdsLog = false
-    requests[id].holdsRange = false
     requests[id].wroteHere = false
     if request.operation != .read { requests[id].failed = false }
     requests[id].phase = .waiting

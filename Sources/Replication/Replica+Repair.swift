@@ -242,15 +242,9 @@ extension Replica {
       remove(id)
       return repairMore(slot)
     }
-    letGo(id)
-    askForRepair(id)
-  }
-
-  /// Unlocks a range that is asked for anew.
-  private mutating func letGo(_ id: SlotID) {
     releaseLog(id)
-    if requests[id].holdsRange { active.remove(owner: id) }
-    requests[id].holdsRange = false
+    unlock(id)
+    askForRepair(id)
   }
 
   // MARK: Source

@@ -290,7 +290,7 @@ extension Replica {
     requests[id].pendingPeers.insert(Int(request.peer))
   }
 
-  private mutating func unlock(_ id: SlotID) {
+  mutating func unlock(_ id: SlotID) {
     guard requests[id].holdsRange else { return }
     active.remove(owner: id)
     requests[id].holdsRange = false
@@ -358,12 +358,17 @@ extension Replica {
       releaseIfAny(buffer)
       return giveVerifyUp(slot)
     }
+    compareDigests(id, with: buffer, verify.algorithm)
+  }
+
+  /// Compares the digests in the request's buffer with the `data` that was read; ends with both.
+  mutating func compareDigests(_ id: SlotID, with data: BufferID, _ algorithm: DigestAlgorithm) {
+    let request = requests[id]
     requests[id].buffer = .none
     effects.push(
       .compareDigests(
-        id, data: buffer, bytes: UInt32(request.range.length), digests: request.buffer,
-        verify.algorithm))
-    effects.push(.release(buffer))
+        id, data: data, bytes: UInt32(request.range.length), digests: request.buffer, algorithm))
+    effects.push(.release(data))
     effects.push(.release(request.buffer))
   }
 

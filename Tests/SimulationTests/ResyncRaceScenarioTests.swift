@@ -11,15 +11,8 @@ import Wire
 @Suite struct ResyncRaceScenarioTests {
   /// Each cut costs at most what was on its way.
   @Test func `S02: a resync that is cut 50 times goes on where it was`() {
-    let scenario = Scenario {
-      $0.volumeBlocks = 400
-      $0.resyncRequestBytes = 4096
-    }
-    scenario.makePair()
-    scenario.partition()
-    scenario.fill(0, 0..<3_200)
+    let scenario = pairThatWillCopy(blocks: 400)
     let before = scenario.copiedBlocks
-    for node in 0...1 { scenario.cluster.setBlocked(false, from: node) }
     var last: UInt64 = 0
     for cut in 1...50 {
       let goal = last + scenario.cluster.planRandom.below(8)
@@ -87,15 +80,8 @@ import Wire
   /// SIGSTOP for a minute: its target gives it up in bounded time, and goes on later.
   @Test(arguments: 0...1)
   func `S27: a process that stops during a resync is given up and found again`(node: Int) {
-    let scenario = Scenario {
-      $0.volumeBlocks = 200
-      $0.resyncRequestBytes = 4096
-    }
-    scenario.makePair()
-    scenario.partition()
-    scenario.fill(0, 0..<1_600)
+    let scenario = pairThatWillCopy(blocks: 200)
     let before = scenario.copiedBlocks
-    for node in 0...1 { scenario.cluster.setBlocked(false, from: node) }
     scenario.run { $0.copiedBlocks - before > 20 }
     scenario.cluster.nodes[node].pausedUntil = scenario.cluster.now + 60_000_000_000
     let other = scenario.cluster.nodes[1 - node]
@@ -104,5 +90,18 @@ import Wire
     scenario.run(milliseconds: 60_000)
     scenario.finish()
     #expect(scenario.copiedBlocks - before <= 200 + 8)
+  }
+
+  /// A pair that was parted while the first node wrote every block; the link has just come back.
+  private func pairThatWillCopy(blocks: Int) -> Scenario {
+    let scenario = Scenario {
+      $0.volumeBlocks = blocks
+      $0.resyncRequestBytes = 4096
+    }
+    scenario.makePair()
+    scenario.partition()
+    scenario.fill(0, 0..<blocks * 8)
+    for node in 0...1 { scenario.cluster.setBlocked(false, from: node) }
+    return scenario
   }
 }
