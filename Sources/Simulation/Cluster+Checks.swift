@@ -230,8 +230,14 @@ extension Cluster {
     nodes[1 - node.index].promisedContent = nil
   }
 
+  /// Whether somebody writes, as far as a node knows. Its disk can know it only while it is there.
+  func meetsPrimary(_ node: SimulatedNode) -> Bool {
+    let isLinked = node.connection == .connected
+    return node.role == .primary || isLinked && nodes[1 - node.index].role == .primary
+  }
+
   func connected(_ node: SimulatedNode) {
-    node.mayKnowItIsBehind = false
+    if node.diskState != .diskless { node.mayKnowItIsBehind = false }
     for other in nodes {
       other.isUnreconciled = false
       other.lostPower = false

@@ -40,6 +40,7 @@ extension Cluster {
     case .complete(let tag, let outcome): completed(node, tag, outcome)
     case .reply(let token, let result): replied(node, token, result)
     case .detachDisk:
+      if meetsPrimary(node) { node.mayKnowItIsBehind = true }
       say("node \(node.index) detaches its disk")
       readMarks(node)
     case .note(let note): noted(node, note)

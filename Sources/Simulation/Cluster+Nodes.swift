@@ -51,10 +51,7 @@ extension Cluster {
     let end = node.disk.hasDoomedWrites ? End.powerLoss : wanted
     say("node \(index) ends: \(end)")
     if end != .exit {
-      let other = nodes[1 - index]
-      let metPrimary =
-        node.role == .primary || (node.connection == .connected && other.role == .primary)
-      if metPrimary { node.mayKnowItIsBehind = true }
+      if node.diskState != .diskless, meetsPrimary(node) { node.mayKnowItIsBehind = true }
       node.isUnreconciled = true
     }
     switch end {

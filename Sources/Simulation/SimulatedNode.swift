@@ -107,7 +107,7 @@ package final class SimulatedNode {
   package var lostPower = false
   /// When the machine lost power last.
   package var lostPowerAt: UInt64?
-  /// The node knows, or must assume, that its peer went on without it.
+  /// The node's disk knows, or must assume, that its peer went on without it.
   package var mayKnowItIsBehind = false
   /// The administrator gave its data up, if it is the victim of a split brain.
   package var mayDiscard = false
