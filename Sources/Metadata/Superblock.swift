@@ -168,10 +168,10 @@ extension Superblock {
       unsafe bytes.storeBigEndian(peer.node.value, at: start)
       let flags: UInt8 = 1 | (peer.base == nil ? 0 : 2) | (peer.isFull ? 4 : 0)
       unsafe bytes.storeBigEndian(flags, at: start + 1)
-      if let base = peer.base { unsafe put(base, at: start + 8, bytes) }
+      if let base = peer.base { base.store(into: bytes, at: start + 8) }
     }
     for (index, generation) in lineage.generations.enumerated() {
-      unsafe put(generation, at: 448 + index * 24, bytes)
+      generation.store(into: bytes, at: 448 + index * Generation.recordBytes)
     }
     unsafe bytes.storeBigEndian(Self.checksum(UnsafeRawBufferPointer(bytes)), at: 12)
   }
@@ -247,7 +247,7 @@ extension Superblock {
     guard count <= Lineage.limit else { throw .badField("generation count", UInt64(count)) }
     var generations: [Generation] = []
     for index in 0..<Int(count) {
-      generations.append(try unsafe generation(at: 448 + index * 24, bytes))
+      generations.append(try unsafe generation(at: 448 + index * Generation.recordBytes, bytes))
     }
     guard let lineage = Lineage(generations) else {
       throw .badField("generation order", UInt64(count))
@@ -266,22 +266,10 @@ extension Superblock {
   private static func generation(
     at offset: Int, _ bytes: UnsafeRawBufferPointer
   ) throws(SuperblockError) -> Generation {
-    var generation = Generation(
-      number: unsafe bytes.bigEndian(at: offset), id: unsafe bytes.bigEndian(at: offset + 8),
-      author: try unsafe node(at: offset + 16, bytes))
-    let flags: UInt8 = unsafe bytes.bigEndian(at: offset + 17)
-    generation.continuesPrimary = flags & 1 != 0
-    generation.beganAt = unsafe bytes.bigEndian(at: offset + 20)
+    guard let generation = Generation(record: bytes, at: offset) else {
+      throw .badField("node id", UInt64(unsafe bytes.bigEndian(at: offset + 16, as: UInt8.self)))
+    }
     return generation
-  }
-
-  private func put(_ generation: Generation, at offset: Int, _ bytes: UnsafeMutableRawBufferPointer)
-  {
-    unsafe bytes.storeBigEndian(generation.number, at: offset)
-    unsafe bytes.storeBigEndian(generation.id, at: offset + 8)
-    unsafe bytes.storeBigEndian(generation.author.value, at: offset + 16)
-    unsafe bytes.storeBigEndian(generation.continuesPrimary ? 1 : 0 as UInt8, at: offset + 17)
-    unsafe bytes.storeBigEndian(generation.beganAt, at: offset + 20)
   }
 
   private static func checksum(_ bytes: UnsafeRawBufferPointer) -> UInt32 {

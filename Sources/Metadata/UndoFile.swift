@@ -97,12 +97,7 @@ public struct UndoHeader: Equatable, Sendable {
     for (index, generation) in [newest, ancestor, survivor].enumerated() {
       guard let generation else { continue }
       flags |= 2 << UInt8(index)
-      let start = 64 + index * 24
-      unsafe bytes.storeBigEndian(generation.number, at: start)
-      unsafe bytes.storeBigEndian(generation.id, at: start + 8)
-      unsafe bytes.storeBigEndian(generation.author.value, at: start + 16)
-      unsafe bytes.storeBigEndian(generation.continuesPrimary ? 1 : 0 as UInt8, at: start + 17)
-      unsafe bytes.storeBigEndian(generation.beganAt, at: start + 20)
+      generation.store(into: bytes, at: 64 + index * Generation.recordBytes)
     }
     unsafe bytes.storeBigEndian(flags, at: 60)
     unsafe bytes.storeBigEndian(UInt8(resource.utf8.count), at: 61)
@@ -171,12 +166,9 @@ public struct UndoHeader: Equatable, Sendable {
   private static func generation(
     _ bytes: UnsafeRawBufferPointer, at offset: Int
   ) throws(UndoFileError) -> Generation {
-    var generation = Generation(
-      number: unsafe bytes.bigEndian(at: offset), id: unsafe bytes.bigEndian(at: offset + 8),
-      author: try unsafe node(bytes, at: offset + 16))
-    let flags: UInt8 = unsafe bytes.bigEndian(at: offset + 17)
-    generation.continuesPrimary = flags & 1 != 0
-    generation.beganAt = unsafe bytes.bigEndian(at: offset + 20)
+    guard let generation = Generation(record: bytes, at: offset) else {
+      throw .badField("node id", UInt64(unsafe bytes.bigEndian(at: offset + 16, as: UInt8.self)))
+    }
     return generation
   }
 

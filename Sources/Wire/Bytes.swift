@@ -1,5 +1,5 @@
 /// Big-endian numbers in raw memory, one after the other or at given places, bounds-checked.
-import BlockTypes
+public import BlockTypes
 
 /// Reads numbers at given places; a place outside the memory traps, so lengths are checked first.
 @safe
@@ -20,6 +20,10 @@ public struct ByteReader {
   public func uint32(at offset: Int) -> UInt32 { unsafe bytes.bigEndian(at: offset) }
   /// The 64-bit number at `offset`.
   public func uint64(at offset: Int) -> UInt64 { unsafe bytes.bigEndian(at: offset) }
+  /// The generation at `offset`; `nil` when its author is no node.
+  public func generation(at offset: Int) -> Generation? {
+    unsafe Generation(record: bytes, at: offset)
+  }
 }
 
 /// Writes numbers one after the other; writing past the end traps.
@@ -38,5 +42,11 @@ public struct ByteWriter {
     let end = position + MemoryLayout<Number>.size
     unsafe bytes.storeBigEndian(number, at: position)
     position = end
+  }
+
+  /// Writes a generation and moves on.
+  public mutating func put(_ generation: Generation) {
+    unsafe generation.store(into: bytes, at: position)
+    position += Generation.recordBytes
   }
 }

@@ -100,11 +100,11 @@ public struct StateReport: Equatable, Sendable {
     writer.put(policy.twoPrimaries.rawValue)
     writer.put(outOfSyncBlocks)
     if let base {
-      Self.put(base, into: &writer)
+      writer.put(base)
     } else {
       for _ in 0..<3 { writer.put(0 as UInt64) }
     }
-    for generation in lineage.generations { Self.put(generation, into: &writer) }
+    for generation in lineage.generations { writer.put(generation) }
     return writer.position
   }
 
@@ -119,15 +119,6 @@ public struct StateReport: Equatable, Sendable {
     if repairWasCut { flags |= 64 }
     if usesPeerData { flags |= 128 }
     return flags
-  }
-
-  private static func put(_ generation: Generation, into writer: inout ByteWriter) {
-    writer.put(generation.number)
-    writer.put(generation.id)
-    writer.put(generation.author.value)
-    writer.put(generation.continuesPrimary ? 1 : 0 as UInt8)
-    writer.put(0 as UInt16)
-    writer.put(generation.beganAt)
   }
 
   /// Parses a whole payload.
@@ -168,11 +159,12 @@ public struct StateReport: Equatable, Sendable {
 
   private static func lineage(_ reader: ByteReader) throws(WireError) -> Lineage {
     let count = Int(reader.uint8(at: 11))
-    guard count <= Lineage.limit, reader.count == fixedBytes + count * 24 else {
+    guard count <= Lineage.limit, reader.count == fixedBytes + count * Generation.recordBytes
+    else {
       throw .fieldOutOfRange(.lineageCount, UInt64(count))
     }
     var generations: [Generation] = []
-    for start in stride(from: fixedBytes, to: fixedBytes + count * 24, by: 24) {
+    for start in stride(from: fixedBytes, to: reader.count, by: Generation.recordBytes) {
       generations.append(try generation(reader, at: start))
     }
     guard let lineage = Lineage(generations) else {
@@ -184,17 +176,12 @@ public struct StateReport: Equatable, Sendable {
   private static func generation(
     _ reader: ByteReader, at start: Int
   ) throws(WireError) -> Generation {
-    let author = reader.uint8(at: start + 16)
-    guard let node = NodeID(UInt64(author)) else {
-      throw .fieldOutOfRange(.nodeID, UInt64(author))
+    guard let generation = reader.generation(at: start) else {
+      throw .fieldOutOfRange(.nodeID, UInt64(reader.uint8(at: start + 16)))
     }
-    let number = reader.uint64(at: start)
-    guard number <= Lineage.peerNumberLimit else {
-      throw .fieldOutOfRange(.generationNumber, number)
+    guard generation.number <= Lineage.peerNumberLimit else {
+      throw .fieldOutOfRange(.generationNumber, generation.number)
     }
-    var generation = Generation(number: number, id: reader.uint64(at: start + 8), author: node)
-    generation.continuesPrimary = reader.uint8(at: start + 17) & 1 != 0
-    generation.beganAt = reader.uint32(at: start + 20)
     return generation
   }
 }
