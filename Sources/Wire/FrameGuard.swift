@@ -33,15 +33,11 @@ public enum IntegrityAlgorithm: UInt8, Sendable, BitwiseCopyable, CaseIterable {
   case xxh3 = 2
   case sha256 = 3
 
+  /// The algorithm that compares blocks, which has the same number; `nil` for `none`.
+  private var digest: DigestAlgorithm? { DigestAlgorithm(rawValue: rawValue) }
+
   /// The name in a configuration.
-  public var name: String {
-    switch self {
-    case .none: "none"
-    case .crc32c: "crc32c"
-    case .xxh3: "xxh3-128"
-    case .sha256: "sha256"
-    }
-  }
+  public var name: String { digest?.name ?? "none" }
 
   /// The algorithm of this name.
   public init?(named name: String) {
@@ -50,14 +46,7 @@ public enum IntegrityAlgorithm: UInt8, Sendable, BitwiseCopyable, CaseIterable {
   }
 
   /// Bytes of a tag.
-  var byteCount: Int {
-    switch self {
-    case .none: 0
-    case .crc32c: 4
-    case .xxh3: 16
-    case .sha256: 32
-    }
-  }
+  var byteCount: Int { digest?.byteCount ?? 0 }
 }
 
 /// The bytes between a header and its payload; 0 where it has fewer than 32.
