@@ -145,7 +145,9 @@ public struct LinkHandshake: Sendable {
   }
 
   private mutating func proven(_ bytes: [UInt8]) -> LinkStep {
-    guard HashAlgorithm.isEqual(bytes, proof(of: side.other)) else {
+    let (algorithm, secret) = authentication
+    let proven = message(Self.proofLabel, side.other)
+    guard algorithm.isValid(bytes, for: proven, key: secret) else {
       return refuse(.authenticationFailed)
     }
     return open(send: side == .acceptor ? (.proof, proof(of: side)) : nil)
@@ -161,23 +163,30 @@ public struct LinkHandshake: Sendable {
     return .open(send: send, LinkAgreement(peer: theirs.node, frameGuard: frameGuard))
   }
 
+  private static var proofLabel: StaticString { "ashlar peer authentication" }
+
+  private var authentication: (HashAlgorithm, secret: [UInt8]) {
+    guard let authentication = settings.authentication else {
+      preconditionFailure("there is no secret")
+    }
+    return (authentication.algorithm, authentication.secret.bytes)
+  }
+
   /// That `prover` knows the secret.
   private func proof(of prover: ConnectionSide) -> [UInt8] {
-    code(settings.authentication?.algorithm, "ashlar peer authentication", prover)
+    let (algorithm, secret) = authentication
+    return algorithm.authenticationCode(message(Self.proofLabel, prover), key: secret)
   }
 
   /// The key of what `sender` sends.
   private func key(of sender: ConnectionSide) -> SessionKey {
-    SessionKey(code(.sha256, "ashlar session key", sender))
+    SessionKey(
+      HashAlgorithm.sha256.authenticationCode(
+        message("ashlar session key", sender), key: authentication.secret))
   }
 
-  /// HMAC(secret, what it is for, whose it is, both greetings).
-  private func code(
-    _ algorithm: HashAlgorithm?, _ label: StaticString, _ whose: ConnectionSide
-  ) -> [UInt8] {
-    guard let authentication = settings.authentication, let algorithm else {
-      preconditionFailure("there is no secret")
-    }
+  /// What the HMACs are over: what it is for, whose it is, both greetings.
+  private func message(_ label: StaticString, _ whose: ConnectionSide) -> [UInt8] {
     var message = Array("\(label)\0".utf8)
     message.append(whose.rawValue)
     let greetings = side == .dialer ? [mine.encoded, theirBytes] : [theirBytes, mine.encoded]
@@ -186,6 +195,6 @@ public struct LinkHandshake: Sendable {
       message.append(UInt8(greeting.count & 0xFF))
       message += greeting
     }
-    return algorithm.authenticationCode(message, key: authentication.secret.bytes)
+    return message
   }
 }

@@ -1,6 +1,5 @@
 /// The keyed hashes (HMAC, RFC 2104) by which two peers prove that they know one secret, and by
-/// which messages are protected once they have. Comparing takes the same time wherever two codes
-/// differ.
+/// which messages are protected once they have.
 import Crypto
 
 /// What an HMAC is made with: `cram-hmac-alg`.
@@ -47,12 +46,20 @@ public enum HashAlgorithm: UInt8, Sendable, BitwiseCopyable, CaseIterable {
     }
   }
 
-  /// Whether two codes are equal; how long it takes tells nothing about where they differ.
-  public static func isEqual(_ first: [UInt8], _ second: [UInt8]) -> Bool {
-    guard first.count == second.count else { return false }
-    var difference: UInt8 = 0
-    for index in first.indices { difference |= first[index] ^ second[index] }
-    return difference == 0
+  /// Whether `code` is the HMAC of `message` under `key`; how long it takes tells nothing about
+  /// where it differs.
+  public func isValid(_ code: [UInt8], for message: [UInt8], key: [UInt8]) -> Bool {
+    let key = SymmetricKey(data: key)
+    return switch self {
+    case .sha1:
+      HMAC<Insecure.SHA1>.isValidAuthenticationCode(code, authenticating: message, using: key)
+    case .sha256:
+      HMAC<SHA256>.isValidAuthenticationCode(code, authenticating: message, using: key)
+    case .sha384:
+      HMAC<SHA384>.isValidAuthenticationCode(code, authenticating: message, using: key)
+    case .sha512:
+      HMAC<SHA512>.isValidAuthenticationCode(code, authenticating: message, using: key)
+    }
   }
 }
 

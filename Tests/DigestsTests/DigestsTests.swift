@@ -56,15 +56,20 @@ import Testing
     #expect("\(key)" == "(a key)")
   }
 
-  @Test func `codes are equal only when every bit is`() {
-    let code: [UInt8] = [1, 2, 3, 4]
-    #expect(HashAlgorithm.isEqual(code, [1, 2, 3, 4]))
-    #expect(!HashAlgorithm.isEqual(code, [1, 2, 3]))
-    #expect(!HashAlgorithm.isEqual(code, []))
-    for bit in 0..<32 {
+  @Test(arguments: HashAlgorithm.allCases)
+  func `a code is valid only when every bit is`(algorithm: HashAlgorithm) {
+    let (message, key): ([UInt8], [UInt8]) = ([1, 2, 3], [4, 5])
+    let code = algorithm.authenticationCode(message, key: key)
+    #expect(algorithm.isValid(code, for: message, key: key))
+    #expect(!algorithm.isValid(code, for: message, key: [4, 6]))
+    #expect(!algorithm.isValid(code, for: [1, 2], key: key))
+    for wrong in [[], Array(code.dropLast()), code + [0]] {
+      #expect(!algorithm.isValid(wrong, for: message, key: key))
+    }
+    for bit in 0..<(code.count * 8) {
       var changed = code
       changed[bit / 8] ^= 1 << UInt8(bit % 8)
-      #expect(!HashAlgorithm.isEqual(code, changed))
+      #expect(!algorithm.isValid(changed, for: message, key: key))
     }
   }
 }
