@@ -39,16 +39,12 @@ struct ShowDevice: ParsableCommand {
     commandName: "sh-dev",
     abstract: "Print the NBD URI under which this node exports each volume.")
   @OptionGroup var common: CommonOptions
-  @Argument(help: resourcesHelp) var resources: [String] = []
-
-  mutating func validate() throws {
-    if resources.isEmpty { throw ValidationError("No resource names specified") }
-  }
+  @OptionGroup var named: NamedResources
 
   mutating func run() throws {
     let session = try Session(common)
     let configuration = try session.configuration()
-    for target in try session.targets(resources, in: configuration) {
+    for target in try session.targets(named.resources, in: configuration) {
       for volume in target.volumes {
         printOutput(
           session.environment.paths.nbdURI(

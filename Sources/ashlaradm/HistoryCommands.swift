@@ -9,7 +9,7 @@ struct GetGenerations: LineCommand {
     commandName: "get-gi",
     abstract: "Show the generations of the data in one line, as DRBD 8.4 does.")
   @OptionGroup var common: CommonOptions
-  @Argument(help: resourcesHelp) var resources: [String] = []
+  @OptionGroup var named: NamedResources
 
   static func line(_ resource: ResourceStatus, _ device: DeviceStatus) -> String {
     generationLine(resource, device)
@@ -21,7 +21,7 @@ struct ShowGenerations: LineCommand {
     commandName: "show-gi",
     abstract: "Show the generations of the data: when each began and who began it.")
   @OptionGroup var common: CommonOptions
-  @Argument(help: resourcesHelp) var resources: [String] = []
+  @OptionGroup var named: NamedResources
 
   static func line(_ resource: ResourceStatus, _ device: DeviceStatus) -> String {
     String(generationTable(resource, device).dropLast())
@@ -34,15 +34,11 @@ struct SplitBrain: ParsableCommand {
     abstract: "Explain what each side wrote without the other, and how to end it.",
     discussion: "With --dry-run: only what either choice would lose.")
   @OptionGroup var common: CommonOptions
-  @Argument(help: resourcesHelp) var resources: [String] = []
-
-  mutating func validate() throws {
-    if resources.isEmpty { throw ValidationError("No resource names specified") }
-  }
+  @OptionGroup var named: NamedResources
 
   mutating func run() throws {
     let session = try Session(common)
-    let (shown, missing) = try selectStatus(session, resources)
+    let (shown, missing) = try selectStatus(session, named.resources)
     for resource in shown {
       write(text: splitBrainText(resource, isLossOnly: session.dryRun), to: 1)
     }

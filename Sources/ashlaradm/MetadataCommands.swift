@@ -20,10 +20,9 @@ struct CreateMetadata: ParsableCommand {
       "Make room for the bitmaps of so many peers (default: as many as are configured).",
       valueName: "n"))
   var maxPeers: Int?
-  @Argument(help: resourcesHelp) var resources: [String] = []
+  @OptionGroup var named: NamedResources
 
   mutating func validate() throws {
-    if resources.isEmpty { throw ValidationError("No resource names specified") }
     if let maxPeers, !(1...Superblock.peerSlotLimit).contains(maxPeers) {
       throw ValidationError("--max-peers \(maxPeers) is outside 1-\(Superblock.peerSlotLimit)")
     }
@@ -32,24 +31,16 @@ struct CreateMetadata: ParsableCommand {
   mutating func run() throws {
     let session = try Session(common)
     let configuration = try session.configuration(showsWarnings: true)
-    try forEach(try session.targets(resources, in: configuration)) {
-      target throws(CommandFailure) in
-      for volume in target.volumes {
-        if session.dryRun {
-          printOutput("create-md \(target.resource.name)/\(volume.number) on \(volume.disk)")
-          continue
-        }
-        try refuseIfAttached(target, volume, session)
-        try create(target, volume)
-      }
-      return 0
+    let targets = try session.targets(named.resources, in: configuration)
+    try changeMetadata(of: targets, session, command: "create-md") {
+      target, volume, disk throws(CommandFailure) in
+      try create(target, volume, &disk)
     }
   }
 
   private func create(
-    _ target: Target, _ volume: VolumeConfiguration
+    _ target: Target, _ volume: VolumeConfiguration, _ disk: inout MetadataDisk
   ) throws(CommandFailure) {
-    var disk = try MetadataDisk(volume, readOnly: false)
     let peers = target.resource.peers(of: target.host.name)
     let maxPeers = max(1, peers.count, self.maxPeers ?? 1)
     guard maxPeers <= Superblock.peerSlotLimit else {
@@ -85,36 +76,24 @@ struct WipeMetadata: ParsableCommand {
       """)
   @OptionGroup var common: CommonOptions
   @Flag(help: "Do not ask for confirmation.") var force = false
-  @Argument(help: resourcesHelp) var resources: [String] = []
-
-  mutating func validate() throws {
-    if resources.isEmpty { throw ValidationError("No resource names specified") }
-  }
+  @OptionGroup var named: NamedResources
 
   mutating func run() throws {
     let session = try Session(common)
     let configuration = try session.configuration()
-    try forEach(try session.targets(resources, in: configuration)) {
-      target throws(CommandFailure) in
-      for volume in target.volumes {
-        if session.dryRun {
-          printOutput("wipe-md \(target.resource.name)/\(volume.number) on \(volume.disk)")
-          continue
-        }
-        try refuseIfAttached(target, volume, session)
-        let disk = try MetadataDisk(volume, readOnly: false)
-        if case .none = try disk.superblock() {
-          printError("There appears to be no ashlar meta data to wipe out on \(disk.metadataPath)")
-          continue
-        }
-        try confirm(
-          ["", "Do you really want to wipe out the ashlar meta data on \(disk.metadataPath)?"],
-          force: force)
-        printOutput("Wiping meta data...")
-        try disk.wipe()
-        printOutput("ashlar meta data block successfully wiped out.")
+    let targets = try session.targets(named.resources, in: configuration)
+    try changeMetadata(of: targets, session, command: "wipe-md") {
+      _, _, disk throws(CommandFailure) in
+      if case .none = try disk.superblock() {
+        printError("There appears to be no ashlar meta data to wipe out on \(disk.metadataPath)")
+        return
       }
-      return 0
+      try confirm(
+        ["", "Do you really want to wipe out the ashlar meta data on \(disk.metadataPath)?"],
+        force: force)
+      printOutput("Wiping meta data...")
+      try disk.wipe()
+      printOutput("ashlar meta data block successfully wiped out.")
     }
   }
 }

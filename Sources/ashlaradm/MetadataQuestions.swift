@@ -20,6 +20,26 @@ func refuseIfAttached(
     "its disk is \(device.diskState.rawValue): run 'ashlaradm down \(name)' first")
 }
 
+/// Changes the metadata of each volume of `targets` that the daemon does not use; with `--dry-run`
+/// only says so.
+func changeMetadata(
+  of targets: [Target], _ session: Session, command: String,
+  _ change: (Target, VolumeConfiguration, inout MetadataDisk) throws(CommandFailure) -> Void
+) throws {
+  try forEach(targets) { target throws(CommandFailure) in
+    for volume in target.volumes {
+      if session.dryRun {
+        printOutput("\(command) \(target.resource.name)/\(volume.number) on \(volume.disk)")
+        continue
+      }
+      try refuseIfAttached(target, volume, session)
+      var disk = try MetadataDisk(volume, readOnly: false)
+      try change(target, volume, &disk)
+    }
+    return 0
+  }
+}
+
 /// Asks before anything that looks used is overwritten.
 func confirmOverwrite(
   of disk: borrowing MetadataDisk, _ volume: VolumeConfiguration, force: Bool

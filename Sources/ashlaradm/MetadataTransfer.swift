@@ -16,17 +16,13 @@ struct DumpMetadata: ParsableCommand {
       of drbdmeta. Nothing on the disk is changed.
       """)
   @OptionGroup var common: CommonOptions
-  @Argument(help: resourcesHelp) var resources: [String] = []
-
-  mutating func validate() throws {
-    if resources.isEmpty { throw ValidationError("No resource names specified") }
-  }
+  @OptionGroup var named: NamedResources
 
   mutating func run() throws {
     let session = try Session(common)
     let configuration = try session.configuration()
     let command = CommandLine.arguments.dropFirst().joined(separator: " ")
-    try forEach(try session.targets(resources, in: configuration)) {
+    try forEach(try session.targets(named.resources, in: configuration)) {
       target throws(CommandFailure) in
       for volume in target.volumes {
         try refuseIfAttached(target, volume, session)
@@ -150,36 +146,24 @@ struct ApplyActivityLog: ParsableCommand {
       metadata is to be looked at or moved. Does nothing after a clean stop.
       """)
   @OptionGroup var common: CommonOptions
-  @Argument(help: resourcesHelp) var resources: [String] = []
-
-  mutating func validate() throws {
-    if resources.isEmpty { throw ValidationError("No resource names specified") }
-  }
+  @OptionGroup var named: NamedResources
 
   mutating func run() throws {
     let session = try Session(common)
     let configuration = try session.configuration()
-    try forEach(try session.targets(resources, in: configuration)) {
-      target throws(CommandFailure) in
-      for volume in target.volumes {
-        if session.dryRun {
-          printOutput("apply-al \(target.resource.name)/\(volume.number) on \(volume.disk)")
-          continue
-        }
-        try refuseIfAttached(target, volume, session)
-        var disk = try MetadataDisk(volume, readOnly: false)
-        let (superblock, _) = try disk.validSuperblock(of: target)
-        guard superblock.dirty else { continue }
-        let dump = try disk.dump(superblock)
-        try disk.apply(dump)
-        guard let extents = dump.hotExtents else {
-          printOutput("The activity log is damaged: marked everything as out of sync.")
-          continue
-        }
-        let kilobytes = UInt64(extents.count) * ActivityLog.extentBytes / 1024
-        printOutput("Marked \(kilobytes) KB as out of sync based on the activity log.")
+    let targets = try session.targets(named.resources, in: configuration)
+    try changeMetadata(of: targets, session, command: "apply-al") {
+      target, _, disk throws(CommandFailure) in
+      let (superblock, _) = try disk.validSuperblock(of: target)
+      guard superblock.dirty else { return }
+      let dump = try disk.dump(superblock)
+      try disk.apply(dump)
+      guard let extents = dump.hotExtents else {
+        printOutput("The activity log is damaged: marked everything as out of sync.")
+        return
       }
-      return 0
+      let kilobytes = UInt64(extents.count) * ActivityLog.extentBytes / 1024
+      printOutput("Marked \(kilobytes) KB as out of sync based on the activity log.")
     }
   }
 }

@@ -98,19 +98,15 @@ func terminalWidth(of descriptor: Int32 = 1) -> Int? {
 /// A command that prints one line for each volume.
 protocol LineCommand: ParsableCommand {
   var common: CommonOptions { get }
-  var resources: [String] { get }
+  var named: NamedResources { get }
   /// The line for one volume.
   static func line(_ resource: ResourceStatus, _ device: DeviceStatus) -> String
 }
 
 extension LineCommand {
-  mutating func validate() throws {
-    if resources.isEmpty { throw ValidationError("No resource names specified") }
-  }
-
   mutating func run() throws {
     let session = try Session(common)
-    let (shown, missing) = try selectStatus(session, resources)
+    let (shown, missing) = try selectStatus(session, named.resources)
     for resource in shown {
       for device in resource.devices { printOutput(Self.line(resource, device)) }
     }
@@ -132,7 +128,7 @@ struct Role: LineCommand {
   static let configuration = CommandConfiguration(
     commandName: "role", abstract: "Show this node's role and the peer's: Primary/Secondary.")
   @OptionGroup var common: CommonOptions
-  @Argument(help: resourcesHelp) var resources: [String] = []
+  @OptionGroup var named: NamedResources
 
   static func line(_ resource: ResourceStatus, _ device: DeviceStatus) -> String {
     "\(resource.role.rawValue)/\((resource.connections.first?.peerRole ?? .unknown).rawValue)"
@@ -143,7 +139,7 @@ struct ConnectionState: LineCommand {
   static let configuration = CommandConfiguration(
     commandName: "cstate", abstract: "Show the state of the connection: Connected.")
   @OptionGroup var common: CommonOptions
-  @Argument(help: resourcesHelp) var resources: [String] = []
+  @OptionGroup var named: NamedResources
 
   static func line(_ resource: ResourceStatus, _ device: DeviceStatus) -> String {
     legacyConnectionState(
@@ -157,7 +153,7 @@ struct DiskState: LineCommand {
     commandName: "dstate",
     abstract: "Show the state of this node's disk and of the peer's: UpToDate/UpToDate.")
   @OptionGroup var common: CommonOptions
-  @Argument(help: resourcesHelp) var resources: [String] = []
+  @OptionGroup var named: NamedResources
 
   static func line(_ resource: ResourceStatus, _ device: DeviceStatus) -> String {
     let peer = peer(resource, device)?.peerDiskState ?? .unknown

@@ -54,6 +54,18 @@ struct CommonOptions: ParsableArguments {
   var dryRun = false
 }
 
+/// The help of the argument that names resources.
+let resourcesHelp = ArgumentHelp("Resources: NAME, NAME/VOLUME or 'all'.", valueName: "resource")
+
+/// The resources of a command that needs to be told which.
+struct NamedResources: ParsableArguments {
+  @Argument(help: resourcesHelp) var resources: [String] = []
+
+  mutating func validate() throws {
+    if resources.isEmpty { throw ValidationError("No resource names specified") }
+  }
+}
+
 /// One resource, or one of its volumes, named on the command line.
 struct Target: Equatable {
   var resource: ResourceConfiguration

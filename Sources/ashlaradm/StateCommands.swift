@@ -8,7 +8,7 @@ import Glibc
 /// A command that asks the daemon the same thing for each resource named.
 protocol StateCommand: ParsableCommand {
   var common: CommonOptions { get }
-  var resources: [String] { get }
+  var named: NamedResources { get }
   /// What to ask.
   static var command: ControlCommand { get }
   /// Whether the daemon needs to know what the file says.
@@ -24,7 +24,7 @@ extension StateCommand {
   mutating func run() throws {
     let session = try Session(common)
     let configuration = try session.configuration(showsWarnings: Self.sendsConfiguration)
-    try forEach(try session.targets(resources, in: configuration)) {
+    try forEach(try session.targets(named.resources, in: configuration)) {
       target throws(CommandFailure) in
       try session.perform(
         ControlRequest(
@@ -32,16 +32,7 @@ extension StateCommand {
           configuration: Self.sendsConfiguration ? target.resource : nil))
     }
   }
-
-  func requireResources() throws {
-    if resources.isEmpty { throw ValidationError("No resource names specified") }
-  }
-
-  mutating func validate() throws { try requireResources() }
 }
-
-/// The help of the argument that names resources.
-let resourcesHelp = ArgumentHelp("Resources: NAME, NAME/VOLUME or 'all'.", valueName: "resource")
 
 struct Up: StateCommand {
   static let configuration = CommandConfiguration(
@@ -49,7 +40,7 @@ struct Up: StateCommand {
   static let command = ControlCommand.up
   static let sendsConfiguration = true
   @OptionGroup var common: CommonOptions
-  @Argument(help: resourcesHelp) var resources: [String] = []
+  @OptionGroup var named: NamedResources
 }
 
 /// Reaches also what is up and no longer configured, and is content with what is down already.
@@ -57,19 +48,15 @@ struct Down: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "down", abstract: "Disconnect, detach and forget the resource.")
   @OptionGroup var common: CommonOptions
-  @Argument(help: resourcesHelp) var resources: [String] = []
-
-  mutating func validate() throws {
-    if resources.isEmpty { throw ValidationError("No resource names specified") }
-  }
+  @OptionGroup var named: NamedResources
 
   mutating func run() throws {
     let session = try Session(common)
     let configuration = try session.configuration()
     let up = Set(try session.status().map(\.name))
     let isConfigured = { (name: String) in configuration.resource(named: name) != nil }
-    let orphans = resources.filter { up.contains($0) && !isConfigured($0) }
-    let words = resources.filter { !orphans.contains($0) }
+    let orphans = named.resources.filter { up.contains($0) && !isConfigured($0) }
+    let words = named.resources.filter { !orphans.contains($0) }
     let targets = words.isEmpty ? [] : try session.targets(words, in: configuration)
     let names = orphans + targets.map(\.resource.name).filter(up.contains)
     try forEach(names) { name throws(CommandFailure) in
@@ -84,7 +71,7 @@ struct Attach: StateCommand {
   static let command = ControlCommand.attach
   static let sendsConfiguration = true
   @OptionGroup var common: CommonOptions
-  @Argument(help: resourcesHelp) var resources: [String] = []
+  @OptionGroup var named: NamedResources
 }
 
 struct Detach: StateCommand {
@@ -92,7 +79,7 @@ struct Detach: StateCommand {
     commandName: "detach", abstract: "Detach the backing disk; the peer's is used from then on.")
   static let command = ControlCommand.detach
   @OptionGroup var common: CommonOptions
-  @Argument(help: resourcesHelp) var resources: [String] = []
+  @OptionGroup var named: NamedResources
 }
 
 struct Connect: ParsableCommand {
@@ -113,10 +100,9 @@ struct Connect: ParsableCommand {
   var noUndo = false
   @Flag(help: "Print what the two nodes would do, change nothing and stand alone again.")
   var tentative = false
-  @Argument(help: resourcesHelp) var resources: [String] = []
+  @OptionGroup var named: NamedResources
 
   mutating func validate() throws {
-    if resources.isEmpty { throw ValidationError("No resource names specified") }
     if discardMyData && tentative {
       throw ValidationError("--discard-my-data and --tentative exclude each other")
     }
@@ -128,7 +114,7 @@ struct Connect: ParsableCommand {
   mutating func run() throws {
     let session = try Session(common)
     let configuration = try session.configuration(showsWarnings: true)
-    try forEach(try session.targets(resources, in: configuration)) {
+    try forEach(try session.targets(named.resources, in: configuration)) {
       target throws(CommandFailure) in
       var request = ControlRequest(
         .connect, resource: target.resource.name, volume: target.volume,
@@ -183,7 +169,7 @@ struct Disconnect: StateCommand {
   static let command = ControlCommand.disconnect
   @OptionGroup var common: CommonOptions
   @Flag(help: "Do not wait for the peer.") var force = false
-  @Argument(help: resourcesHelp) var resources: [String] = []
+  @OptionGroup var named: NamedResources
   var isForced: Bool { force }
 }
 
@@ -196,7 +182,7 @@ struct Primary: StateCommand {
     name: [.long, .customLong("overwrite-data-of-peer")],
     help: "Take this node's data for good even where nothing proves it. The peer's is overwritten.")
   var force = false
-  @Argument(help: resourcesHelp) var resources: [String] = []
+  @OptionGroup var named: NamedResources
   var isForced: Bool { force }
 }
 
@@ -205,7 +191,7 @@ struct Secondary: StateCommand {
     commandName: "secondary", abstract: "Make this node Secondary.")
   static let command = ControlCommand.secondary
   @OptionGroup var common: CommonOptions
-  @Argument(help: resourcesHelp) var resources: [String] = []
+  @OptionGroup var named: NamedResources
 }
 
 struct Invalidate: StateCommand {
@@ -213,7 +199,7 @@ struct Invalidate: StateCommand {
     commandName: "invalidate", abstract: "Take this node's data for bad and copy the peer's.")
   static let command = ControlCommand.invalidate
   @OptionGroup var common: CommonOptions
-  @Argument(help: resourcesHelp) var resources: [String] = []
+  @OptionGroup var named: NamedResources
 }
 
 struct InvalidateRemote: StateCommand {
@@ -222,7 +208,7 @@ struct InvalidateRemote: StateCommand {
     abstract: "Take the peer's data for bad and copy this node's.")
   static let command = ControlCommand.invalidateRemote
   @OptionGroup var common: CommonOptions
-  @Argument(help: resourcesHelp) var resources: [String] = []
+  @OptionGroup var named: NamedResources
 }
 
 struct PauseSync: StateCommand {
@@ -230,7 +216,7 @@ struct PauseSync: StateCommand {
     commandName: "pause-sync", abstract: "Let resyncs rest.")
   static let command = ControlCommand.pauseSync
   @OptionGroup var common: CommonOptions
-  @Argument(help: resourcesHelp) var resources: [String] = []
+  @OptionGroup var named: NamedResources
 }
 
 struct ResumeSync: StateCommand {
@@ -239,7 +225,7 @@ struct ResumeSync: StateCommand {
     abstract: "Let resyncs go on. One that the peer has paused as well waits for the peer.")
   static let command = ControlCommand.resumeSync
   @OptionGroup var common: CommonOptions
-  @Argument(help: resourcesHelp) var resources: [String] = []
+  @OptionGroup var named: NamedResources
 }
 
 struct Adjust: ParsableCommand {
@@ -247,16 +233,12 @@ struct Adjust: ParsableCommand {
     commandName: "adjust",
     abstract: "Apply a changed configuration file with the least changes to what runs.")
   @OptionGroup var common: CommonOptions
-  @Argument(help: resourcesHelp) var resources: [String] = []
-
-  mutating func validate() throws {
-    if resources.isEmpty { throw ValidationError("No resource names specified") }
-  }
+  @OptionGroup var named: NamedResources
 
   mutating func run() throws {
     let session = try Session(common)
     let configuration = try session.configuration(showsWarnings: true)
-    let targets = try session.targets(resources, in: configuration)
+    let targets = try session.targets(named.resources, in: configuration)
     let status = try session.status()
     let reply = try session.send(ControlRequest(.show))
     guard reply.exitCode == 0, let running = reply.configurations else {

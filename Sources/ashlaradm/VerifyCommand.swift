@@ -45,10 +45,9 @@ struct Verify: ParsableCommand {
   var from: String?
   @Flag(help: "Compare nothing: repair what an earlier verify has found.")
   var marked = false
-  @Argument(help: resourcesHelp) var resources: [String] = []
+  @OptionGroup var named: NamedResources
 
   mutating func validate() throws {
-    if resources.isEmpty { throw ValidationError("No resource names specified") }
     if repair, from == nil {
       throw ValidationError(
         "--repair overwrites one side: name the node whose data is right with --from")
@@ -63,7 +62,7 @@ struct Verify: ParsableCommand {
     let configuration = try session.configuration()
     let request = VerifyRequest(
       start: start?.bytes, stop: stop?.bytes, repairFrom: from, onlyMarked: marked ? true : nil)
-    try forEach(try session.targets(resources, in: configuration)) {
+    try forEach(try session.targets(named.resources, in: configuration)) {
       target throws(CommandFailure) in
       var message = ControlRequest(
         .verify, resource: target.resource.name, volume: target.volume)

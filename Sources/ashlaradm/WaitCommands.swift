@@ -21,7 +21,7 @@ enum WaitOutcome: Equatable {
 protocol WaitCommand: ParsableCommand {
   var common: CommonOptions { get }
   var timeout: UInt32 { get }
-  var resources: [String] { get }
+  var named: NamedResources { get }
   static func outcome(_ status: ResourceStatus) -> WaitOutcome
 }
 
@@ -30,14 +30,10 @@ protocol WaitCommand: ParsableCommand {
 private let patienceSeconds = 5.0
 
 extension WaitCommand {
-  mutating func validate() throws {
-    if resources.isEmpty { throw ValidationError("No resource names specified") }
-  }
-
   mutating func run() throws {
     let session = try Session(common)
     let configuration = try session.configuration()
-    let names = try session.targets(resources, in: configuration).map(\.resource.name)
+    let names = try session.targets(named.resources, in: configuration).map(\.resource.name)
     let start = monotonicSeconds()
     var stuckSince: Double?
     let display = ProgressDisplay()
@@ -129,7 +125,7 @@ struct WaitConnect: WaitCommand {
   @OptionGroup var common: CommonOptions
   @Option(name: [.short, .long], help: "Seconds to wait; 0 is for ever. Exits with 5 after that.")
   var timeout: UInt32 = 0
-  @Argument(help: resourcesHelp) var resources: [String] = []
+  @OptionGroup var named: NamedResources
 
   static func outcome(_ status: ResourceStatus) -> WaitOutcome { connectionOutcome(status) }
 }
@@ -140,7 +136,7 @@ struct WaitSync: WaitCommand {
   @OptionGroup var common: CommonOptions
   @Option(name: [.short, .long], help: "Seconds to wait; 0 is for ever. Exits with 5 after that.")
   var timeout: UInt32 = 0
-  @Argument(help: resourcesHelp) var resources: [String] = []
+  @OptionGroup var named: NamedResources
 
   static func outcome(_ status: ResourceStatus) -> WaitOutcome { syncOutcome(status) }
 }
