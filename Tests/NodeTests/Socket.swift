@@ -1,5 +1,6 @@
 /// Blocking sockets for tests that play a client or a peer of a node.
 import Glibc
+import TestSupport
 import Testing
 
 final class Socket {
@@ -9,7 +10,7 @@ final class Socket {
   init(port: UInt16, patient: Bool = true) throws {
     let kind = Int32(SOCK_STREAM.rawValue) | (patient ? 0 : Int32(SOCK_NONBLOCK.rawValue))
     descriptor = socket(AF_INET, kind, 0)
-    let result = Self.withAddress(port) { connect(descriptor, $0, $1) }
+    let result = withLoopbackAddress(port) { connect(descriptor, $0, $1) }
     try #require(result == 0 || (!patient && errno == EINPROGRESS), "connect: \(errno)")
     setTimeout()
   }
@@ -19,8 +20,22 @@ final class Socket {
     descriptor = socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
     var one: Int32 = 1
     setsockopt(descriptor, SOL_SOCKET, SO_REUSEADDR, &one, 4)
-    try #require(Self.withAddress(port) { bind(descriptor, $0, $1) } == 0, "bind: \(errno)")
+    try #require(withLoopbackAddress(port) { bind(descriptor, $0, $1) } == 0, "bind: \(errno)")
     try #require(listen(descriptor, backlog) == 0)
+    setTimeout()
+  }
+
+  /// Takes over a connected socket.
+  private init(connected descriptor: Int32) {
+    self.descriptor = descriptor
+    setTimeout()
+  }
+
+  /// Waits for the next caller.
+  func accept() throws -> Socket {
+    let caller = Glibc.accept(descriptor, nil, nil)
+    try #require(caller >= 0, "accept: \(errno)")
+    return Socket(connected: caller)
   }
 
   /// Connects to a Unix socket.
@@ -45,20 +60,6 @@ final class Socket {
     var limit = timeval(tv_sec: 120, tv_usec: 0)
     setsockopt(
       descriptor, SOL_SOCKET, SO_RCVTIMEO, &limit, socklen_t(MemoryLayout<timeval>.size))
-  }
-
-  private static func withAddress(
-    _ port: UInt16, _ body: (UnsafePointer<sockaddr>, socklen_t) -> Int32
-  ) -> Int32 {
-    var address = sockaddr_in()
-    address.sin_family = sa_family_t(AF_INET)
-    address.sin_port = port.bigEndian
-    address.sin_addr.s_addr = UInt32(0x7F00_0001).bigEndian
-    return withUnsafePointer(to: &address) {
-      $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
-        body($0, socklen_t(MemoryLayout<sockaddr_in>.size))
-      }
-    }
   }
 
   func send(_ bytes: [UInt8]) throws { try #require(isSent(bytes), "send: \(errno)") }

@@ -5,7 +5,7 @@
 /// port of that range could be taken by any other connection meanwhile, or by the dialing socket
 /// itself, which then talks to itself.
 
-import Glibc
+public import Glibc
 import Synchronization
 
 /// There is no port, or no file that says which ones the kernel uses itself.
@@ -41,13 +41,20 @@ private func portsOfServers() -> ClosedRange<UInt16> {
 private func isFree(_ port: UInt16) -> Bool {
   let descriptor = socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
   defer { close(descriptor) }
+  return withLoopbackAddress(port) { bind(descriptor, $0, $1) } == 0
+}
+
+/// Calls `body` with a port of 127.0.0.1 in the kernel's form.
+public func withLoopbackAddress(
+  _ port: UInt16, _ body: (UnsafePointer<sockaddr>, socklen_t) -> Int32
+) -> Int32 {
   var address = sockaddr_in()
   address.sin_family = sa_family_t(AF_INET)
   address.sin_port = port.bigEndian
   address.sin_addr.s_addr = UInt32(0x7F00_0001).bigEndian
   return withUnsafePointer(to: &address) {
     $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
-      bind(descriptor, $0, socklen_t(MemoryLayout<sockaddr_in>.size)) == 0
+      body($0, socklen_t(MemoryLayout<sockaddr_in>.size))
     }
   }
 }
