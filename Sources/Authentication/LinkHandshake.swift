@@ -90,8 +90,8 @@ public struct LinkHandshake: Sendable {
   ) -> LinkStep {
     if header.type == .reject {
       state = .over
-      let told = UInt8(exactly: header.length).flatMap(Reason.init(rawValue:))
-      return .refused(told ?? .protocolError)
+      let told = UInt8(exactly: header.length).flatMap(Reason.init(rawValue:)) ?? .protocolError
+      return .refused(Self.objections.contains(told) ? told : .protocolError)
     }
     switch (state, header.type) {
     case (.waitsForGreeting, .greeting): return unsafe greeted(Array(payload))
@@ -123,6 +123,14 @@ public struct LinkHandshake: Sendable {
     state = .waitsForProof
     return .send(.proof, proof(of: side))
   }
+
+  /// All that a peer says against a connection that is not open. A stranger may say anything, and
+  /// an administrator who reads of a split brain must be able to believe it.
+  private static let objections: Set<Reason> = [
+    .protocolError, .ownChallenge, .noCommonVersion, .wrongResource, .unknownNode,
+    .authenticationUnexpected, .authenticationMissing, .authenticationAlgorithm,
+    .authenticationFailed, .integrityAlgorithm,
+  ]
 
   /// Why there can be no connection with who sent this greeting; `nil` when there can.
   private func objection(to greeting: Greeting) -> Reason? {

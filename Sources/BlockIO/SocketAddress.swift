@@ -105,3 +105,51 @@ public enum SocketAddress: Equatable, Sendable, CustomStringConvertible {
     return (storage, UInt32(length))
   }
 }
+
+extension SocketAddress {
+  /// Who is at the other end of a connected TCP socket; `nil` where that cannot be said.
+  public init?(peerOf descriptor: Int32) {
+    var storage = sockaddr_storage()
+    var length = socklen_t(MemoryLayout<sockaddr_storage>.size)
+    let result = unsafe withUnsafeMutablePointer(to: &storage) {
+      unsafe $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+        unsafe getpeername(descriptor, $0, &length)
+      }
+    }
+    guard result == 0 else { return nil }
+    switch Int32(storage.ss_family) {
+    case AF_INET:
+      let form = unsafe withUnsafeBytes(of: &storage) { unsafe $0.load(as: sockaddr_in.self) }
+      self = .ipv4(
+        UInt32(bigEndian: form.sin_addr.s_addr), port: UInt16(bigEndian: form.sin_port))
+    case AF_INET6:
+      var form = unsafe withUnsafeBytes(of: &storage) { unsafe $0.load(as: sockaddr_in6.self) }
+      let (high, low) = unsafe withUnsafeBytes(of: &form.sin6_addr) {
+        unsafe (
+          UInt64(bigEndian: $0.loadUnaligned(fromByteOffset: 0, as: UInt64.self)),
+          UInt64(bigEndian: $0.loadUnaligned(fromByteOffset: 8, as: UInt64.self))
+        )
+      }
+      self = .ipv6(
+        high: high, low: low, port: UInt16(bigEndian: form.sin6_port), scope: form.sin6_scope_id)
+    default: return nil
+    }
+  }
+
+  /// The description without the port.
+  public var host: String {
+    guard let colon = description.lastIndex(of: ":") else { return description }
+    return String(description[..<colon])
+  }
+
+  /// Whether the two are the same host, whatever the ports.
+  public func hasSameHost(as other: SocketAddress) -> Bool {
+    switch (self, other) {
+    case (.ipv4(let mine, _), .ipv4(let theirs, _)): mine == theirs
+    case (.ipv6(let high, let low, _, _), .ipv6(let otherHigh, let otherLow, _, _)):
+      high == otherHigh && low == otherLow
+    case (.unix(let mine), .unix(let theirs)): mine == theirs
+    case (.ipv4, _), (.ipv6, _), (.unix, _): false
+    }
+  }
+}

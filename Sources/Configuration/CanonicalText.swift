@@ -29,6 +29,13 @@ extension NetOptions {
       "after-sb-2pri", afterSplitBrainTwoPrimaries.rawValue,
       normal.afterSplitBrainTwoPrimaries.rawValue)
     add("rr-conflict", primaryIsTarget.rawValue, normal.primaryIsTarget.rawValue)
+    if let authenticationAlgorithm {
+      result.append(("cram-hmac-alg", quotedWord(authenticationAlgorithm)))
+    }
+    if let sharedSecret { result.append(("shared-secret", quoted(sharedSecret))) }
+    if let dataIntegrityAlgorithm {
+      result.append(("data-integrity-alg", quotedWord(dataIntegrityAlgorithm)))
+    }
     if let verifyAlgorithm { result.append(("verify-alg", quotedWord(verifyAlgorithm))) }
     if let checksumAlgorithm { result.append(("csums-alg", quotedWord(checksumAlgorithm))) }
     return result

@@ -9,6 +9,13 @@ public protocol ConfigurationFiles {
   func read(_ path: String) -> Result<[UInt8], ConfigurationFileError>
   /// The paths that match a shell pattern, sorted.
   func expand(_ pattern: String) -> [String]
+  /// Whether everybody on the machine can read the file at `path`.
+  func isReadableByAll(_ path: String) -> Bool
+}
+
+extension ConfigurationFiles {
+  /// No file of these is on the machine.
+  public func isReadableByAll(_ path: String) -> Bool { false }
 }
 
 /// Why a file could not be read, in the system's words.
@@ -49,6 +56,12 @@ public struct SystemConfigurationFiles: ConfigurationFiles, Sendable {
     }
     content.removeLast(content.count - filled)
     return .success(content)
+  }
+
+  /// Whether "others" have the permission to read.
+  public func isReadableByAll(_ path: String) -> Bool {
+    var status = stat()
+    return unsafe stat(path, &status) == 0 && status.st_mode & S_IROTH != 0
   }
 
   /// The matches of glob(3), at most as many as a configuration may have files.

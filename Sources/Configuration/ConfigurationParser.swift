@@ -66,6 +66,7 @@ private struct Loader {
     case .failure(let error):
       throw .cannotRead(path: path, reason: error.reason, includedAt: includedAt)
     }
+    if files.isReadableByAll(path) { warnings.openFiles.insert(path) }
     byteCount += content.count
     guard byteCount <= Limits.totalBytes else {
       throw .limitExceeded("bytes of configuration", limit: Limits.totalBytes, at: place)

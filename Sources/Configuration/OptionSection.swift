@@ -120,6 +120,16 @@ public func sizeValue(_ text: String) -> UInt64? {
 /// Warnings in the order they were found, bounded.
 struct WarningList: Equatable, Sendable {
   private(set) var warnings: [ConfigurationWarning] = []
+  /// Files that everybody on the machine can read.
+  var openFiles: Set<String> = []
+
+  /// A secret stands at this place.
+  mutating func noteSecret(at position: SourcePosition) {
+    guard openFiles.remove(position.file) != nil else { return }
+    add(
+      "everybody on this machine can read the shared-secret: chmod o-r \(position.file)",
+      at: position)
+  }
 
   mutating func add(_ text: String, at position: SourcePosition) {
     guard warnings.count < Limits.warnings else { return }
@@ -138,6 +148,7 @@ extension Vocabulary {
       let keyword = statement.keyword
       if used.contains(keyword.text) {
         try section.add(keyword, value: try statement.onlyValue())
+        if keyword.text == "shared-secret" { warnings.noteSecret(at: keyword.position) }
         if let note = notes[keyword.text] {
           warnings.add("'\(keyword.text)' \(note)", at: keyword.position)
         }
@@ -212,6 +223,7 @@ extension NetOptions {
       try section.number("connect-int", in: 1...120, unit: "seconds") ?? connectIntervalSeconds
     verifyAlgorithm = try section.digest("verify-alg")
     checksumAlgorithm = try section.digest("csums-alg", among: Vocabulary.proofs)
+    try readIntegrityOptions(section)
     try readConflictOptions(section)
     try checkTimeout(section)
   }

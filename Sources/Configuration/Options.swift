@@ -30,6 +30,12 @@ public struct NetOptions: Equatable, Sendable, Codable {
   public var verifyAlgorithm: String?
   /// `csums-alg`: what a resync compares before it copies. Without one it copies what is marked.
   public var checksumAlgorithm: String?
+  /// `cram-hmac-alg`: with what the peers prove that they know the secret.
+  public var authenticationAlgorithm: String?
+  /// `shared-secret`. Only with `cram-hmac-alg`.
+  public var sharedSecret: String?
+  /// `data-integrity-alg`: what is sent with data so that its receiver sees a change.
+  public var dataIntegrityAlgorithm: String?
   /// `after-sb-0pri`.
   public var afterSplitBrainNoPrimary = AfterSplitBrainNoPrimary.disconnect
   /// `after-sb-1pri`.

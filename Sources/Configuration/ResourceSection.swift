@@ -248,6 +248,7 @@ struct ResourceSection: Sendable {
       disk: try DiskOptions(disk),
       options: try ResourceOptions(options, hostCount: hosts.count), hosts: configurations,
       file: keyword.position.file, line: keyword.position.line)
+    try result.net.checkAuthentication(net)
     let handlers = sections.handlers.merged(over: common.handlers)
     for (name, entry) in handlers.entries { result.handlers[name] = entry.value.text }
     if case .discardNode(let victim) = result.net.afterSplitBrainNoPrimary,

@@ -41,7 +41,6 @@ struct Vocabulary: Sendable {
 }
 
 extension Vocabulary {
-  private static let notYet = "not supported yet: delete it"
   private static let noEffect = "has no effect"
   private static let adaptive = "has no effect: resync follows the clients' latency and the link"
 
@@ -115,8 +114,8 @@ extension Vocabulary {
     section: "net",
     used: [
       "protocol", "timeout", "ko-count", "ping-int", "ping-timeout", "connect-int", "verify-alg",
-      "csums-alg", "after-sb-0pri", "after-sb-1pri", "after-sb-2pri",
-      "rr-conflict",
+      "csums-alg", "cram-hmac-alg", "shared-secret", "data-integrity-alg", "after-sb-0pri",
+      "after-sb-1pri", "after-sb-2pri", "rr-conflict",
     ],
     verdicts: netVerdicts)
 
@@ -133,9 +132,6 @@ extension Vocabulary {
   private static let yesOrNo = ["yes", "no"]
 
   private static let netVerdicts: [String: Verdict] = [
-    "cram-hmac-alg": .refused("peers are not authenticated yet; protect the network instead"),
-    "shared-secret": .refused("peers are not authenticated yet; protect the network instead"),
-    "data-integrity-alg": .refused(notYet),
     "fencing": .refusedUnless(["dont-care"], "fencing is not supported yet"),
     "allow-two-primaries": .refusedUnless(["no"], "two Primaries are not supported yet"),
     "always-asbp": .warnedUnless(

@@ -3,7 +3,9 @@
 ///
 /// Bounds: 32 connections, 64 KiB a request, 64 requests of a connection that are not answered;
 /// 60 s without a request closes a connection.
+import BlockIO
 import Control
+import Glibc
 import Logging
 import NIOConcurrencyHelpers
 import NIOCore
@@ -83,6 +85,12 @@ struct ControlServer {
         }
       }
       .bind(unixDomainSocketPath: path, cleanupExistingSocketFile: true).wait()
+    // Whatever the umask: who may write here commands the node, and reads its secrets.
+    guard unsafe chmod(path, 0o600) == 0 else {
+      let reason = errno
+      try? channel.close().wait()
+      throw SystemError(call: "chmod", errno: reason, path: path)
+    }
     return ControlServer(channel: channel)
   }
 

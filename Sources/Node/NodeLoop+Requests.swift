@@ -350,6 +350,7 @@ extension NodeLoop {
     unsafe volume.pointee.isLeaving = true
     unsafe volume.pointee.stopAccepting(&reactor)
     unsafe volume.pointee.stopDialing(&reactor)
+    unsafe volume.pointee.expireGreetings(all: true, &reactor, &server)
     unsafe volume.pointee.detachDisk(&reactor)
   }
 
@@ -392,6 +393,7 @@ extension ResourceConfiguration {
     guard Set(hosts.map(\.nodeID)).count == hosts.count else { return false }
     guard Set(hosts.map(\.name)).count == hosts.count else { return false }
     guard ActivityLog.slotCounts.contains(Int(disk.activityLogExtents)) else { return false }
+    guard net.isProtectionKnown else { return false }
     return net.koCount > 0 && net.timeoutTenths > 0 && net.pingTimeoutTenths > 0
       && net.pingIntervalSeconds > 0 && net.connectIntervalSeconds > 0
   }

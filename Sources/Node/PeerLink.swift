@@ -1,7 +1,8 @@
 /// One TCP connection to a peer: cuts its bytes into messages.
 ///
 /// A header is consumed when it is whole; data goes straight into a pooled buffer, a handshake
-/// payload is read in place. Nothing of a message is believed before its header's CRC was checked.
+/// payload is read in place. Nothing of a message is believed before its header's CRC was checked,
+/// and no payload before the tag between the two, where there is one.
 import BlockIO
 import BlockTypes
 import Replication
@@ -19,6 +20,8 @@ struct PeerLink: BitwiseCopyable {
   var isStarved = false
   /// Waits until answers that we owe have left.
   var isCongested = false
+  /// How long the tags behind headers are.
+  var format = FrameFormat.initial
   /// Closes when what is queued was sent, at the latest at `closeBy`.
   var closeBy = Instant.never
 
@@ -46,19 +49,21 @@ struct PeerLink: BitwiseCopyable {
 }
 
 /// What the parser found at the front of a link's window.
-enum LinkStep {
+enum Arrival {
   /// Nothing whole yet.
   case needMore
-  /// A message without data; its handshake payload, if any, is the first bytes of the window.
-  case message(MessageHeader, controlBytes: Int)
-  /// A header of a message with data was consumed.
-  case data(MessageHeader)
+  /// A message without data; its tag and its handshake payload are the first bytes of the window.
+  case message(MessageHeader, tagBytes: Int)
+  /// A header of a message with data was consumed; its tag is the first bytes of the window.
+  case data(MessageHeader, tagBytes: Int)
   case broken(WireError)
 }
 
 extension PeerLink {
-  /// Looks at the window. Consumes the header, but not a handshake payload.
-  static func parse(_ stream: StreamID, _ reactor: inout Reactor) -> LinkStep {
+  /// Looks at the window. Consumes the header, but not a tag or a handshake payload.
+  static func parse(
+    _ stream: StreamID, _ format: FrameFormat, _ reactor: inout Reactor
+  ) -> Arrival {
     let window = unsafe reactor.received(stream)
     guard window.count >= MessageHeader.byteCount else { return .needMore }
     let header: MessageHeader
@@ -67,16 +72,18 @@ extension PeerLink {
     } catch {
       return .broken(error)
     }
+    let tagBytes = format.tagBytes(header)
     if header.type.carriesData {
       guard header.payloadBytes > 0 else {
         return .broken(.truncated(have: 0, need: Int(sectorSize)))
       }
+      guard window.count >= MessageHeader.byteCount + tagBytes else { return .needMore }
       reactor.consume(stream, MessageHeader.byteCount)
-      return .data(header)
+      return .data(header, tagBytes: tagBytes)
     }
-    let whole = MessageHeader.byteCount + Int(header.payloadBytes)
+    let whole = MessageHeader.byteCount + tagBytes + Int(header.payloadBytes)
     guard window.count >= whole else { return .needMore }
     reactor.consume(stream, MessageHeader.byteCount)
-    return .message(header, controlBytes: Int(header.payloadBytes))
+    return .message(header, tagBytes: tagBytes)
   }
 }

@@ -1,4 +1,5 @@
 /// Connections of a volume: accepting, dialing, cutting the stream into messages, sending.
+import Authentication
 import BlockIO
 import BlockTypes
 import Exports
@@ -9,8 +10,9 @@ import Wire
 extension Volume {
   /// Receive window of a link: many small messages in one receive.
   static var windowBytes: Int { 256 << 10 }
-  /// Send ring of a link: the headers of every request that both sides may have in flight, twice.
-  static var sendBytes: Int { 256 << 10 }
+  /// Send ring of a link: the headers, with tags, of every request that both sides may have in
+  /// flight, twice.
+  static var sendBytes: Int { 512 << 10 }
   /// How long a closing link may take to send what is queued. Milliseconds.
   static var closeMs: UInt64 { 2_000 }
   /// How long a dial may take. Milliseconds.
@@ -43,14 +45,14 @@ extension Volume {
       return
     }
     startAccepting(&reactor)
-    guard let connection = openLink(result, &reactor) else { return }
-    step(.accepted(connection), &reactor, &server)
+    beginAccepting(result, &reactor)
   }
 
   mutating func dial(_ peer: Int, _ reactor: inout Reactor) {
     dialsInFlight += 1
     dialDeadlines[peer] = reactor.now.advanced(milliseconds: Self.dialMs)
-    reactor.connect(peerAddresses[peer], tag: dialTag(peer))
+    // From the address that the peer has for this node: it takes no other for a peer.
+    reactor.connect(peerAddresses[peer], from: listener.address, tag: dialTag(peer))
   }
 
   private func dialTag(_ peer: Int) -> UInt64 {
@@ -83,14 +85,13 @@ extension Volume {
       if result >= 0 { _ = Glibc.close(result) }
       return
     }
-    guard result >= 0, let connection = openLink(result, &reactor) else {
+    guard result >= 0, beginDialed(result, peer, &reactor) else {
       return step(.dialFailed(peer: peer), &reactor, &server)
     }
-    step(.dialed(peer: peer, connection), &reactor, &server)
   }
 
   /// Takes over a socket; `nil`, and the socket is closed, when there are too many.
-  private mutating func openLink(_ descriptor: Int32, _ reactor: inout Reactor) -> ConnectionID? {
+  mutating func openLink(_ descriptor: Int32, _ reactor: inout Reactor) -> ConnectionID? {
     for index in 0..<links.count where links[index] == nil {
       linkCounter += 1
       let connection = PeerLink.connection(index: index, counter: linkCounter)
@@ -100,6 +101,7 @@ extension Volume {
           descriptor, tag: tag.value, window: Self.windowBytes, sendBytes: Self.sendBytes)
       else { break }
       links[index] = PeerLink(connection: connection, stream: stream)
+      guards[index] = .initial
       return connection
     }
     _ = Glibc.close(descriptor)
@@ -133,8 +135,7 @@ extension Volume {
       // What arrived whole before the end still counts: an answer may be among it.
       readLink(index, &reactor, &server)
       guard let link = links[index], PeerLink.tagID(of: link.connection) == tag.id else { return }
-      drop(index, &reactor)
-      step(.closed(link.connection), &reactor, &server)
+      end(index, .closed(link.connection), &reactor, &server)
     case .completion, .mailbox: preconditionFailure("not a stream event")
     }
   }
@@ -149,23 +150,22 @@ extension Volume {
         links[index]?.isCongested = true
       }
       if links[index]?.isCongested == true { return }
-      switch PeerLink.parse(link.stream, &reactor) {
+      switch PeerLink.parse(link.stream, link.format, &reactor) {
       case .needMore: return
-      case .message(let header, let controlBytes):
-        deliver(index, header, controlBytes, &reactor, &server)
-      case .data(let header):
+      case .message(let header, let tagBytes):
+        deliver(index, header, tagBytes, &reactor, &server)
+      case .data(let header, let tagBytes):
         guard replica.expectsData(on: link.connection) else {
-          reports.append(.warning("peer connection: data before the handshake; closing it"))
-          drop(index, &reactor)
-          return step(.closed(link.connection), &reactor, &server)
+          warnRarely("peer connection: data before the handshake; closing it", reactor.now)
+          return end(index, .closed(link.connection), &reactor, &server)
         }
+        if tagBytes > 0 { takeTag(index, tagBytes, &reactor) }
         links[index]?.header = header
         guard startPayload(index, header, &reactor) else { return }
         deliverData(index, &reactor, &server)
       case .broken(let error):
-        reports.append(.warning("peer connection: \(error); closing it"))
-        drop(index, &reactor)
-        return step(.closed(link.connection), &reactor, &server)
+        warnRarely("peer connection: \(error); closing it", reactor.now)
+        return end(index, .closed(link.connection), &reactor, &server)
       }
     }
     if let link = links[index], let header = link.header, link.buffer == .none, !link.isStarved {
@@ -194,6 +194,13 @@ extension Volume {
     _ index: Int, _ reactor: inout Reactor, _ server: inout NBDServer
   ) {
     guard let link = links[index], let header = link.header else { return }
+    if link.format.tagBytes(header) > 0 {
+      let memory = unsafe UnsafeRawBufferPointer(
+        rebasing: reactor.memory(of: link.buffer)[0..<Int(header.payloadBytes)])
+      guard guards[index].opens(header, tags[index], memory) else {
+        return refuseCorrupt(index, header, &reactor, &server)
+      }
+    }
     links[index]?.header = nil
     links[index]?.buffer = .none
     counters.receivedBytes += UInt64(header.payloadBytes)
@@ -204,17 +211,59 @@ extension Volume {
   }
 
   private mutating func deliver(
-    _ index: Int, _ header: MessageHeader, _ controlBytes: Int, _ reactor: inout Reactor,
+    _ index: Int, _ header: MessageHeader, _ tagBytes: Int, _ reactor: inout Reactor,
     _ server: inout NBDServer
   ) {
     guard let link = links[index] else { return }
+    if tagBytes > 0 { takeTag(index, tagBytes, &reactor) }
+    let payloadBytes = Int(header.payloadBytes)
     let window = unsafe reactor.received(link.stream)
-    let control = unsafe UnsafeRawBufferPointer(rebasing: window[0..<controlBytes])
+    let control = unsafe UnsafeRawBufferPointer(rebasing: window[0..<payloadBytes])
+    if tagBytes > 0 {
+      guard guards[index].opens(header, tags[index], control) else {
+        return refuseCorrupt(index, header, &reactor, &server)
+      }
+    }
+    if greetingLinks > 0, let step = beginnings[index]?.handshake.receive(header, control) {
+      reactor.consume(link.stream, payloadBytes)
+      return goOn(index, step, &reactor, &server)
+    }
     replica.receive(
       link.connection, header, control: control, buffer: .none, at: reactor.now,
       entropy: entropy.next())
-    if controlBytes > 0 { reactor.consume(link.stream, controlBytes) }
+    if payloadBytes > 0 { reactor.consume(link.stream, payloadBytes) }
     carryOut(&reactor, &server)
+  }
+
+  /// Keeps the tag at the front of the window.
+  private mutating func takeTag(_ index: Int, _ count: Int, _ reactor: inout Reactor) {
+    guard let stream = links[index]?.stream else { return }
+    tags[index] = unsafe FrameTag(reactor.received(stream), count: count)
+    reactor.consume(stream, count)
+  }
+
+  /// What came is not what was sent: nothing of it is used, and the connection is made anew.
+  private mutating func refuseCorrupt(
+    _ index: Int, _ header: MessageHeader, _ reactor: inout Reactor, _ server: inout NBDServer
+  ) {
+    guard let link = links[index] else { return }
+    warnRarely(
+      "peer connection: Digest integrity check FAILED: \(header.type) at sector "
+        + "\(header.offset / sectorSize) +\(header.payloadBytes) bytes; closing it", reactor.now)
+    end(index, .corrupted(link.connection), &reactor, &server)
+  }
+
+  /// Closes a link without a word, and tells the core where it knows of it.
+  private mutating func end(
+    _ index: Int, _ event: Event, _ reactor: inout Reactor, _ server: inout NBDServer
+  ) {
+    let beginning = beginnings[index]
+    endGreeting(index)
+    drop(index, &reactor)
+    guard let beginning else { return step(event, &reactor, &server) }
+    if let peer = beginning.dialedPeer {
+      step(.dialRefused(peer: peer, .peerClosed), &reactor, &server)
+    }
   }
 
   // MARK: Sending and closing
@@ -225,12 +274,34 @@ extension Volume {
   ) {
     guard let link = link(of: connection), link.closeBy == .never else { return }
     unsafe header.encode(into: scratch)
+    var count = MessageHeader.byteCount
+    let tagBytes = link.format.tagBytes(header)
+    if tagBytes > 0 {
+      seal(PeerLink.index(of: connection), header, buffer, tagBytes, &reactor)
+      count += tagBytes
+    }
     unsafe reactor.send(
-      link.stream,
-      unsafe UnsafeRawBufferPointer(start: scratch.baseAddress, count: MessageHeader.byteCount))
+      link.stream, unsafe UnsafeRawBufferPointer(start: scratch.baseAddress, count: count))
     guard header.payloadBytes > 0 else { return }
     counters.sentBytes += UInt64(header.payloadBytes)
     reactor.send(link.stream, payload: buffer, length: header.payloadBytes)
+  }
+
+  /// Puts the tag behind the header in the scratch space. The payload cannot change any more: what
+  /// a client sends was copied when it came.
+  private mutating func seal(
+    _ index: Int, _ header: MessageHeader, _ buffer: BufferID, _ tagBytes: Int,
+    _ reactor: inout Reactor
+  ) {
+    var payload = unsafe UnsafeRawBufferPointer(start: nil, count: 0)
+    if header.payloadBytes > 0 {
+      unsafe payload = UnsafeRawBufferPointer(
+        rebasing: reactor.memory(of: buffer)[0..<Int(header.payloadBytes)])
+    }
+    let tag = guards[index].seal(header, payload)
+    unsafe tag.store(
+      tagBytes,
+      into: UnsafeMutableRawBufferPointer(rebasing: scratch[MessageHeader.byteCount...]))
   }
 
   mutating func sendControl(
@@ -239,14 +310,18 @@ extension Volume {
     let count = unsafe replica.encode(message, for: connection, into: scratch)
     // The core gave the connection up in the same step: there is nothing to say on it.
     guard count > 0 else { return }
-    sendScratch(connection, count, &reactor)
+    guard let header = try? unsafe MessageHeader(parsing: UnsafeRawBufferPointer(scratch)) else {
+      preconditionFailure("the core encodes what can be parsed")
+    }
+    sendScratch(connection, header, &reactor)
   }
 
-  /// Sends the first bytes of the scratch space.
+  /// Sends the message at the start of the scratch space, header and payload.
   mutating func sendScratch(
-    _ connection: ConnectionID, _ count: Int, _ reactor: inout Reactor
+    _ connection: ConnectionID, _ header: MessageHeader, _ reactor: inout Reactor
   ) {
     guard let link = link(of: connection), link.closeBy == .never else { return }
+    let count = unsafe guards[PeerLink.index(of: connection)].insertTag(header, into: scratch)
     unsafe reactor.send(
       link.stream, unsafe UnsafeRawBufferPointer(start: scratch.baseAddress, count: count))
   }

@@ -18,7 +18,7 @@ extension Volume {
     let place = unsafe UnsafeMutableRawBufferPointer(
       rebasing: scratch[MessageHeader.byteCount..<(MessageHeader.byteCount + payload)])
     BlockDigest.encode(algorithm, data, into: place)
-    sendScratch(connection, MessageHeader.byteCount + payload, &reactor)
+    sendScratch(connection, header, &reactor)
   }
 
   mutating func compareDigests(

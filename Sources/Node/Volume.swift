@@ -4,6 +4,7 @@
 /// - every effect is carried out before the next event is given to the core;
 /// - the disk is closed only when nothing of it is in flight;
 /// - a link's stream is closed exactly once, and its half-received payload goes back to the pool.
+import Authentication
 import BlockIO
 import BlockTypes
 import Configuration
@@ -55,6 +56,16 @@ struct Volume: ~Copyable {
   var dataDevice: BlockDevice?
   var metadataDevice: BlockDevice?
   var links: FixedArray<PeerLink?>
+  /// For each link: how it begins, until it is open.
+  var beginnings: FixedArray<LinkBeginning?>
+  /// For each link: what protects its messages.
+  var guards: FixedArray<FrameGuard>
+  /// For each link: the tag of the payload that is awaited.
+  var tags: FixedArray<FrameTag>
+  /// Links that are not open yet, and those of them that were accepted.
+  var greetingLinks = 0
+  var strangers = 0
+  var strangerWarning = RareWarning()
   var linkCounter: UInt64 = 0
   /// Links that close, and links that wait for a buffer: a turn looks at links only for these.
   var closingLinks = 0
@@ -119,6 +130,9 @@ struct Volume: ~Copyable {
     replica = Replica(options: options)
     serveBuffers = FixedArray(count: replica.requestCapacity) { _ in .none }
     links = FixedArray(count: PeerLink.limit) { _ in nil }
+    beginnings = FixedArray(count: PeerLink.limit) { _ in nil }
+    guards = FixedArray(count: PeerLink.limit) { _ in .initial }
+    tags = FixedArray(count: PeerLink.limit) { _ in .none }
     dialDeadlines = FixedArray(count: peerHosts.count) { _ in .never }
     starvedEffects = FIFO(capacity: replica.requestCapacity, filler: .writeSuperblock)
     starvedServes = FIFO(
@@ -127,7 +141,8 @@ struct Volume: ~Copyable {
         id: SlotID(slot: 0, generation: 0), range: ByteRange(start: 0, end: 0)))
     entropy = Entropy(seed: seed)
     unsafe scratch = .allocate(
-      byteCount: MessageHeader.byteCount + Int(maxControlPayloadBytes), alignment: 16)
+      byteCount: MessageHeader.byteCount + Int(maxControlPayloadBytes) + FrameTag.limit,
+      alignment: 16)
   }
 
   deinit { unsafe scratch.deallocate() }
@@ -341,8 +356,14 @@ struct Volume: ~Copyable {
     if dialsInFlight > 0 {
       for peer in 0..<dialDeadlines.count { deadline = min(deadline, dialDeadlines[peer]) }
     }
-    guard closingLinks > 0 else { return deadline }
-    for index in 0..<links.count { deadline = min(deadline, links[index]?.closeBy ?? .never) }
+    guard closingLinks > 0 || greetingLinks > 0 else { return deadline }
+    for index in 0..<links.count {
+      guard let link = links[index] else { continue }
+      deadline = min(deadline, link.closeBy)
+      if greetingLinks > 0, let beginning = beginnings[index] {
+        deadline = min(deadline, beginning.deadline)
+      }
+    }
     return deadline
   }
 
@@ -350,6 +371,7 @@ struct Volume: ~Copyable {
     if reactor.now >= replica.nextDeadline { step(.tick, &reactor, &server) }
     if reactor.now >= acceptRetry, !isLeaving { startAccepting(&reactor) }
     if dialsInFlight > 0 { giveUpDials(before: reactor.now, &reactor) }
+    if greetingLinks > 0 { expireGreetings(&reactor, &server) }
     guard closingLinks > 0 else { return }
     for index in 0..<links.count {
       guard let link = links[index], link.closeBy != .never else { continue }

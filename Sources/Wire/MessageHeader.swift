@@ -122,9 +122,12 @@ public enum MessageType: UInt8, Sendable, BitwiseCopyable, CaseIterable {
     }
   }
 
-  /// Whether the payload is what the volume will contain.
+  /// Whether the payload is what the volume contains or will contain.
   public var carriesVolumeData: Bool {
-    self == .write || self == .resyncData || self == .repairData
+    switch self {
+    case .write, .resyncData, .repairData, .readData: true
+    default: false
+    }
   }
 
   /// The most payload bytes this type may carry.

@@ -335,6 +335,25 @@ private func refusal(
     }
   }
 
+  /// Nobody has proven anything yet, so only what concerns the connection is repeated to people.
+  @Test func `a stranger cannot report a split brain`() {
+    for raw in UInt8.min...UInt8.max {
+      var line = Line(.alpha("one"), .beta("one"))
+      _ = line.dialer.begin()
+      guard case .refused(let told) = line.deliver(.reject, [], UInt64(raw), to: .dialer) else {
+        Issue.record("a reject is an end")
+        return
+      }
+      #expect(!told.isPermanent && !told.isSplitBrain, "\(told)")
+    }
+    var line = Line(.alpha("one"), .beta("one"))
+    _ = line.dialer.begin()
+    let length = UInt64(Reason.authenticationFailed.rawValue)
+    if case .refused(let told) = line.deliver(.reject, [], length, to: .dialer) {
+      #expect(told == .authenticationFailed)
+    }
+  }
+
   @Test func `the secret is in no text`() {
     let end = End.alpha("s3cret")
     var text = ""

@@ -281,11 +281,27 @@ private let refusedStatements = [
     "stacking"),
   BadFile("syncer", oldStyle(2, "  syncer { rate 10M; }"), at: "2:3", "since 8.4"),
   BadFile(
-    "shared secret", oldStyle(2, "  net { shared-secret \"x\"; }"), at: "2:9",
-    "'shared-secret' is not supported", "not authenticated yet"),
+    "a secret that nothing is proven with", oldStyle(2, "  net { shared-secret \"x\"; }"),
+    at: "2:9", "add 'cram-hmac-alg sha256'"),
   BadFile(
-    "cram-hmac-alg", oldStyle(2, "  net { cram-hmac-alg sha1; }"), at: "2:9",
-    "'cram-hmac-alg' is not supported"),
+    "a proof of nothing", oldStyle(2, "  net { cram-hmac-alg sha1; }"), at: "2:9",
+    "add 'shared-secret"),
+  BadFile(
+    "cram-hmac-alg of the kernel",
+    oldStyle(2, "  net { cram-hmac-alg md5; shared-secret x; }"), at: "2:23",
+    "'cram-hmac-alg md5' is not supported", "use 'cram-hmac-alg sha256'"),
+  BadFile(
+    "cram-hmac-alg with a typing error",
+    oldStyle(2, "  net { cram-hmac-alg sha265; shared-secret x; }"), at: "2:23",
+    "did you mean 'sha256'?"),
+  BadFile(
+    "a secret that is too long",
+    oldStyle(
+      2, "  net { shared-secret \(String(repeating: "x", count: 65)); cram-hmac-alg sha1; }"),
+    at: "2:9", "shared-secret has 65 bytes"),
+  BadFile(
+    "data-integrity-alg of the kernel", oldStyle(2, "  net { data-integrity-alg sha1; }"),
+    at: "2:28", "'data-integrity-alg sha1' is not supported", "use 'data-integrity-alg crc32c'"),
   BadFile(
     "verify-alg of the kernel", oldStyle(2, "  net { verify-alg sha1; }"), at: "2:20",
     "'verify-alg sha1' is not supported", "use 'verify-alg crc32c'"),

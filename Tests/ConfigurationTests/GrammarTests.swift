@@ -84,6 +84,41 @@ import Testing
     #expect(resource.disk.ioEngine == .libaio)
   }
 
+  /// A secret may stand in `common` and its algorithm in the resource, or the other way round.
+  @Test func authenticationAndIntegrityAreRead() throws {
+    let options = "cram-hmac-alg sha1; data-integrity-alg xxh3-128;"
+    let text =
+      "common { net { shared-secret \"two words\"; } }\n"
+      + twoNodes.replacing("ping-int 5;", with: options)
+    let configuration = try parsed(text)
+    let net = configuration.resources[0].net
+    #expect(net.authenticationAlgorithm == "sha1")
+    #expect(net.sharedSecret == "two words")
+    #expect(net.dataIntegrityAlgorithm == "xxh3-128")
+    #expect(configuration.warnings.isEmpty)
+    #expect(configuration.resources[0].canonicalText.contains("shared-secret    \"two words\";"))
+    let again = try parsed(configuration.resources[0].canonicalText).resources[0]
+    #expect(again.net == net)
+  }
+
+  /// Once for each file, however many secrets stand in it.
+  @Test func aSecretThatEverybodyCanReadWarns() throws {
+    struct Files: ConfigurationFiles {
+      var open: Bool
+      func read(_ path: String) -> Result<[UInt8], ConfigurationFileError> {
+        let secret = "shared-secret x; cram-hmac-alg sha256;"
+        return .success(Array(twoNodes.replacing("ping-int 5;", with: secret).utf8))
+      }
+      func expand(_ pattern: String) -> [String] { [] }
+      func isReadableByAll(_ path: String) -> Bool { open }
+    }
+    let warnings = try Configuration.load(path: "/a.res", files: Files(open: true)).warnings
+    #expect(warnings.count == 1)
+    #expect(warnings.first?.text.contains("chmod o-r /a.res") == true)
+    #expect(
+      try Configuration.load(path: "/a.res", files: Files(open: false)).warnings.isEmpty)
+  }
+
   /// Harmless statements are accepted and each is named once, with its place.
   @Test func harmlessStatementsWarn() throws {
     let text = twoNodes.replacing(

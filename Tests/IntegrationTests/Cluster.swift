@@ -41,6 +41,9 @@ struct ClusterOptions {
   /// Resources beside `r0`, each with a `disk` section of its own; their disks are as large. They
   /// are not brought up.
   var others: [(name: String, disk: String)] = []
+  /// What is between the nodes flips a bit after so many bytes, now sooner, now later; not together
+  /// with a link.
+  var bytesPerFlip: Int?
 }
 
 final class Cluster {
@@ -55,8 +58,14 @@ final class Cluster {
   /// Sockets, whose paths must be short.
   let runDirectory: URL
   let link: Link?
-  private var environment: [String: String] { ["ASHLAR_CONFIG": configuration.path] }
-  private var configuration: URL { directory.appending(path: "ashlar.conf") }
+  /// What is between the nodes, where that flips bits.
+  private(set) var rottenWire: BackgroundProcess?
+  /// Where the peer finds a node, if not where it listens.
+  private var detours: [String: String] = [:]
+  private let disk: String
+  private let resourceOptions: String
+  /// The configuration of the other resources.
+  private let otherText: String
 
   fileprivate init(_ options: ClusterOptions) throws {
     link = options.link
@@ -66,7 +75,7 @@ final class Cluster {
     for url in [directory, runDirectory] {
       try FileManager.default.createDirectory(at: url, withIntermediateDirectories: true)
     }
-    let ports = try freePorts(2)
+    let ports = try freePorts(options.bytesPerFlip == nil ? 2 : 4)
     let directory = directory
     let nodes = ["alpha", "beta"].enumerated().map { id, name in
       ClusterNode(
@@ -75,29 +84,62 @@ final class Cluster {
     }
     (alpha, beta) = (nodes[0], nodes[1])
     for node in nodes { try succeed("truncate", "-s", "\(options.sizeMiB)M", node.disk.path) }
-    let sections = nodes.map { node in
+    disk = options.disk
+    resourceOptions = options.options
+    otherText = try options.others.map {
+      try Self.resource($0.name, disk: $0.disk, options, directory)
+    }.joined(separator: "\n")
+    if let bytesPerFlip = options.bytesPerFlip { try flipBits(bytesPerFlip, ports) }
+    for node in nodes { try configure(node, net: options.net) }
+  }
+
+  /// Where a node's configuration is: of its own only where the two nodes must differ.
+  func configuration(_ node: ClusterNode) -> URL {
+    directory.appending(path: detours.isEmpty ? "ashlar.conf" : "\(node.name).conf")
+  }
+
+  private func environment(_ node: ClusterNode) -> [String: String] {
+    ["ASHLAR_CONFIG": configuration(node).path]
+  }
+
+  /// Writes a node's configuration, which both have unless bits are flipped between them.
+  func configure(_ node: ClusterNode, net: String) throws {
+    let hosts = nodes.map { other in
       """
-        on \(node.name) {
-          node-id \(node.id);
-          address \(node.address);
-          volume 0 { disk \(node.disk.path); meta-disk internal; }
+        on \(other.name) {
+          node-id \(other.id);
+          address \(other === node ? other.address : detours[other.name] ?? other.address);
+          volume 0 { disk \(other.disk.path); meta-disk internal; }
         }
       """
     }
     let text = """
       resource \(resource) {
-        net { protocol C; \(options.net) }
-        disk { \(options.disk) }
-        options { size 2; min-size 1; undo-directory \(directory.path)/undo; \(options.options) }
-      \(sections.joined(separator: "\n"))
+        net { protocol C; \(net) }
+        disk { \(disk) }
+        options { size 2; min-size 1; undo-directory \(directory.path)/undo; \(resourceOptions) }
+      \(hosts.joined(separator: "\n"))
       }
 
+      \(otherText)
       """
-    let others = try options.others.map {
-      try Self.resource($0.name, disk: $0.disk, options, directory)
+    let file = configuration(node)
+    try text.write(to: file, atomically: true, encoding: .utf8)
+    // It may hold a secret.
+    try FileManager.default.setAttributes([.posixPermissions: 0o600], ofItemAtPath: file.path)
+  }
+
+  /// Puts a program between the nodes that flips bits.
+  private func flipBits(_ bytesPerFlip: Int, _ ports: [UInt16]) throws {
+    for node in nodes { detours[node.name] = "127.0.0.1:\(ports[2 + node.id])" }
+    let pairs = nodes.map { "\(ports[2 + $0.id])=\(ports[$0.id])" }
+    let program = Machine.package.appending(path: "Tests/IntegrationTests/Clients/flip.py").path
+    let process = try BackgroundProcess(
+      [program, "\(bytesPerFlip)"] + pairs, log: directory.appending(path: "flip.log"))
+    rottenWire = process
+    try waitUntil("bits are flipped", explanation: { process.text }) {
+      process.text.contains("ready")
     }
-    try ([text] + others).joined(separator: "\n")
-      .write(to: configuration, atomically: true, encoding: .utf8)
   }
 
   /// A resource beside `r0`, with new sparse disks.
@@ -129,7 +171,7 @@ final class Cluster {
       prefix + [
         Machine.programs.appending(path: "ashlard").path, "--node", node.name, "--run-dir",
         runDirectory.path,
-      ], log: log, environment: environment)
+      ], log: log, environment: environment(node))
     try waitUntil("\(node.name) is ready", explanation: { node.daemon?.text ?? "" }) {
       guard node.daemon?.isRunning == true else {
         throw Failure("ashlard on \(node.name) ended with \(node.daemon?.status ?? 0)")
@@ -165,7 +207,7 @@ final class Cluster {
     let program = Machine.programs.appending(path: "ashlaradm").path
     return try run(
       [program, "--node", node.name, "--run-dir", runDirectory.path] + arguments,
-      environment: environment)
+      environment: environment(node))
   }
 
   /// Runs an ashlaradm command that must succeed.
@@ -268,6 +310,7 @@ final class Cluster {
 
   fileprivate func remove() {
     for node in nodes { node.daemon?.kill() }
+    rottenWire?.kill()
     for url in [directory, runDirectory] { try? FileManager.default.removeItem(at: url) }
   }
 }

@@ -69,13 +69,19 @@ import Wire
 
   @Test func `a configuration that no core can run is refused`() async throws {
     try await withNode { node in
-      var changed = [ResourceConfiguration](repeating: node.configuration, count: 6)
+      var changed = [ResourceConfiguration](repeating: node.configuration, count: 10)
       changed[0].name = ""
       changed[1].name = String(repeating: "n", count: 200)
       changed[2].hosts += Array(repeating: changed[2].hosts[1], count: 20)
       changed[3].hosts[1].nodeID = changed[3].hosts[0].nodeID
       changed[4].net.koCount = 0
       changed[5].disk.activityLogExtents = 1 << 20
+      // A protection that is not known must not be left out.
+      changed[6].net.dataIntegrityAlgorithm = "md5"
+      changed[7].net.sharedSecret = "s3cret"
+      changed[8].net.authenticationAlgorithm = "sha256"
+      changed[9].net.authenticationAlgorithm = "md5"
+      changed[9].net.sharedSecret = "s3cret"
       for configuration in changed {
         #expect(try node.ask(.up, configuration).exitCode == 10)
       }

@@ -39,7 +39,9 @@ struct RunningNode {
 
 /// Runs `body` beside a node, then ends the node; returns how many seconds the end took.
 @discardableResult
-func withNode(_ body: @Sendable @escaping (RunningNode) throws -> Void) async throws -> Double {
+func withNode(
+  net: NetOptions = NetOptions(), _ body: @Sendable @escaping (RunningNode) throws -> Void
+) async throws -> Double {
   let package = URL(filePath: #filePath).deletingLastPathComponent()
     .deletingLastPathComponent().deletingLastPathComponent()
   let name = UUID().uuidString.prefix(8)
@@ -53,7 +55,7 @@ func withNode(_ body: @Sendable @escaping (RunningNode) throws -> Void) async th
   let ports = try freePorts(2)
   let disk = directory.appending(path: "alpha.img").path
   try makeDisk(disk, bytes: 32 << 20)
-  let node = RunningNode(paths: paths, configuration: try configuration(disk, ports))
+  let node = RunningNode(paths: paths, configuration: try configuration(disk, ports, net))
   let service = try NodeService(
     node: "alpha", paths: paths, engine: .automatic,
     logger: Logger(label: "test", factory: { _ in SwiftLogNoOpLogHandler() }))
@@ -88,14 +90,16 @@ private func onThread<Value: Sendable>(_ body: @Sendable @escaping () -> Value) 
   }
 }
 
-private func configuration(_ disk: String, _ ports: [UInt16]) throws -> ResourceConfiguration {
+private func configuration(
+  _ disk: String, _ ports: [UInt16], _ net: NetOptions
+) throws -> ResourceConfiguration {
   let hosts = try ["alpha", "beta"].enumerated().map { index, name in
     HostConfiguration(
       name: name, nodeID: try #require(NodeID(UInt64(index))),
       address: PeerAddress(host: "127.0.0.1", port: ports[index]),
       volumes: [VolumeConfiguration(number: 0, disk: disk, metaDisk: .internal)])
   }
-  return ResourceConfiguration(name: "r0", hosts: hosts)
+  return ResourceConfiguration(name: "r0", net: net, hosts: hosts)
 }
 
 /// A sparse file with fresh metadata.

@@ -7,9 +7,11 @@ final class Socket {
   let descriptor: Int32
 
   /// Connects to a TCP port of this machine; does not wait when `patient` is not set.
-  init(port: UInt16, patient: Bool = true) throws {
+  init(port: UInt16, patient: Bool = true, from host: UInt32 = 0x7F00_0001) throws {
     let kind = Int32(SOCK_STREAM.rawValue) | (patient ? 0 : Int32(SOCK_NONBLOCK.rawValue))
     descriptor = socket(AF_INET, kind, 0)
+    let bound = withLoopbackAddress(0, host: host) { bind(descriptor, $0, $1) }
+    try #require(bound == 0, "bind: \(errno)")
     let result = withLoopbackAddress(port) { connect(descriptor, $0, $1) }
     try #require(result == 0 || (!patient && errno == EINPROGRESS), "connect: \(errno)")
     setTimeout()

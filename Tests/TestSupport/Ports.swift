@@ -44,14 +44,15 @@ private func isFree(_ port: UInt16) -> Bool {
   return withLoopbackAddress(port) { bind(descriptor, $0, $1) } == 0
 }
 
-/// Calls `body` with a port of 127.0.0.1 in the kernel's form.
+/// Calls `body` with a port of 127.0.0.1, or of another host of this machine, in the kernel's form.
 public func withLoopbackAddress(
-  _ port: UInt16, _ body: (UnsafePointer<sockaddr>, socklen_t) -> Int32
+  _ port: UInt16, host: UInt32 = 0x7F00_0001,
+  _ body: (UnsafePointer<sockaddr>, socklen_t) -> Int32
 ) -> Int32 {
   var address = sockaddr_in()
   address.sin_family = sa_family_t(AF_INET)
   address.sin_port = port.bigEndian
-  address.sin_addr.s_addr = UInt32(0x7F00_0001).bigEndian
+  address.sin_addr.s_addr = host.bigEndian
   return withUnsafePointer(to: &address) {
     $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
       body($0, socklen_t(MemoryLayout<sockaddr_in>.size))

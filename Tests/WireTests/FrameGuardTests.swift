@@ -51,8 +51,9 @@ private let receiver = FrameGuard(sending: keys.1, receiving: keys.0)
     ]
     for (frameGuard, empty, data, control) in expected {
       #expect(frameGuard.format.tagBytes(message(.ack, 0).0) == empty)
-      #expect(frameGuard.format.tagBytes(message(.write, 512).0) == data)
-      #expect(frameGuard.format.tagBytes(message(.resyncData, 512).0) == data)
+      for type in [MessageType.write, .resyncData, .repairData, .readData] {
+        #expect(frameGuard.format.tagBytes(message(type, 512).0) == data)
+      }
       for type in [MessageType.hello, .state, .bitmap, .verifyDigests] {
         #expect(frameGuard.format.tagBytes(message(type, 16).0) == control)
       }

@@ -3,10 +3,10 @@
 
     rough.py ADDRESS:PORT SOCKET SECONDS SEED
 
-Many callers at a time, each of a random kind: random bytes; a right beginning followed by random
-bytes or by silence; one byte at a time; headers with a right checksum and wrong contents; connect
-and leave at once; send without ever reading. Ends with status 0 after SECONDS and a line of counts;
-that the daemon still serves is for the test to see.
+Many callers at a time, each of a random kind: random bytes; a right beginning, up to a forged hello
+in the peer's name, followed by random bytes or by silence; one byte at a time; headers with a right
+checksum and wrong contents; connect and leave at once; send without ever reading. Ends with status
+0 after SECONDS and a line of counts; that the daemon still serves is for the test to see.
 """
 import os
 import random
@@ -36,10 +36,27 @@ def peer_message(generator, kind, payload):
         numbers = [generator.choice(known) for _ in range(3)]
     else:
         numbers = [generator.getrandbits(64) for _ in range(3)]
-    length = len(payload) if generator.random() < 0.8 else generator.getrandbits(32)
+    is_right = generator.random() < 0.8
+    length = len(payload) if is_right else generator.getrandbits(32)
     head = struct.pack(">4sBBHI", b"ASHL", kind, generator.choice([0, 0, 1, 2, 255]), 0, length)
     tail = struct.pack(">QQQ", *numbers)
-    return head + struct.pack(">I", crc32c(head + b"\0\0\0\0" + tail)) + tail + payload
+    header = head + struct.pack(">I", crc32c(head + b"\0\0\0\0" + tail)) + tail
+    # Data of the volume has no checksum by default.
+    if not payload or kind in (10, 21, 63, 68):
+        return header + payload
+    return header + struct.pack(">I", crc32c(header + payload)) + payload
+
+
+def greeting(generator):
+    """What a peer would say first, so that the core hears what comes after it."""
+    node = generator.choice([0, 1, 0, 1, 2, 255])
+    side = generator.choice([1, 1, 1, 1, 2, 0])
+    fixed = struct.pack(">HHBBBBH6x", 2, 2, node, side, 0, generator.choice([0, 0, 0, 2]), 2)
+    payload = fixed + generator.randbytes(32) + b"r0"
+    head = struct.pack(">4sBBHI", b"ASHL", 6, 0, 0, len(payload))
+    tail = bytes(24)
+    header = head + struct.pack(">I", crc32c(head + b"\0\0\0\0" + tail)) + tail
+    return header + struct.pack(">I", crc32c(header + payload)) + payload
 
 
 def hello(generator):
@@ -59,8 +76,8 @@ def hello(generator):
 
 
 def peer_talk(generator):
-    kinds = [1, 2, 3, 4, 5, 10, 11, 12, 13, 14, 20, 21, 22, 23, 24, 30, 31, 32, 33, 34, 40, 41, 99]
-    talk = b""
+    kinds = [*range(1, 8), *range(10, 15), *range(20, 39), 40, 41, *range(50, 71), 99]
+    talk = greeting(generator) if generator.random() < 0.8 else b""
     if generator.random() < 0.7:
         talk += peer_message(generator, 1, hello(generator))
     for _ in range(generator.randrange(6)):
