@@ -57,14 +57,19 @@ public struct VerifyRequest: Equatable, Sendable, Codable {
   /// `--marked`: repair what an earlier verify has marked, and compare nothing.
   public var onlyMarked: Bool?
 
+  /// `--dry-run`: say what a repair would copy of what is marked, and do nothing.
+  public var explainsOnly: Bool?
+
   /// Joins the parts.
   public init(
-    start: UInt64? = nil, stop: UInt64? = nil, repairFrom: String? = nil, onlyMarked: Bool? = nil
+    start: UInt64? = nil, stop: UInt64? = nil, repairFrom: String? = nil, onlyMarked: Bool? = nil,
+    explainsOnly: Bool? = nil
   ) {
     self.start = start
     self.stop = stop
     self.repairFrom = repairFrom
     self.onlyMarked = onlyMarked
+    self.explainsOnly = explainsOnly
   }
 }
 

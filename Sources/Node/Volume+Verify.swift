@@ -32,6 +32,40 @@ extension Volume {
     compared = (id, BlockDigest.differing(algorithm, mine, theirs))
   }
 
+  /// What a repair would copy, in words, as the marks are now.
+  func repairLines(_ plan: VerifyPlan) -> [String] {
+    peerHosts.indices.flatMap { Control.repairLines(configuration.name, outlook($0, plan)) }
+  }
+
+  private func outlook(_ peer: Int, _ plan: VerifyPlan) -> RepairOutlook {
+    let isMine = plan.repairSource == .local
+    let other = peerHosts[peer].name
+    var outlook = RepairOutlook(
+      source: isMine ? host.name : other, target: isMine ? other : host.name)
+    outlook.onlyMarked = plan.onlyMarked
+    let volumeBytes = replica.exposedBytes
+    // A block that a place lies in is repaired whole.
+    let stop = min(plan.stop, volumeBytes)
+    let range = ByteRange(
+      start: min(plan.start, stop), end: (stop + blockSize - 1) / blockSize * blockSize)
+    var next = BlockIndex(0)
+    while let marked = replica.markedRange(forPeer: peer, from: next, within: range) {
+      outlook.rangeCount += 1
+      outlook.bytes += marked.length
+      if outlook.ranges.count < RepairOutlook.rangeLimit {
+        outlook.ranges.append(marked.start..<marked.end)
+      }
+      next = BlockIndex(marked.end / blockSize)
+    }
+    let state = replica.status(ofPeer: peer)
+    if state.connection != .connected {
+      outlook.obstacle = "not connected to \(other)"
+    } else if replica.disk != .upToDate || state.disk != .upToDate {
+      outlook.obstacle = "both nodes have to be UpToDate"
+    }
+    return outlook
+  }
+
   /// The keys of a verify, and its percentage done.
   func addVerifyDetails(
     _ device: inout PeerDeviceStatus, _ state: PeerStatus, _ now: Instant
@@ -74,6 +108,9 @@ extension NodeLoop {
             object: configuration.name))
       }
       plan.repairSource = source == options.node ? .local : .peer
+      if request.explainsOnly == true {
+        return handler(ControlReply(standardOutput: unsafe volume.pointee.repairLines(plan)))
+      }
     } else if plan.onlyMarked {
       return handler(
         ControlReply(

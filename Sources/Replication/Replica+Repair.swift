@@ -16,7 +16,7 @@
 ///
 /// Neither side stops being UpToDate: both were before, and one of them was wrong. Where a repair
 /// was cut, what is left stays marked.
-import BlockTypes
+public import BlockTypes
 import Metadata
 import Wire
 
@@ -45,6 +45,20 @@ extension Replica {
   private func repairWindow(_ slot: Int) -> Int {
     let isBusy = clientRequests > 0 || peers[slot].requestsHere > peers[slot].repairsHere
     return isBusy ? 1 : min(4, options.resyncWindow)
+  }
+
+  // MARK: Outlook
+
+  /// The next marked range that a repair of `range` would copy, at or after `block`; `nil` when
+  /// there is none left. The next one is looked for from its end on.
+  public func markedRange(
+    forPeer slot: Int, from block: BlockIndex, within range: ByteRange
+  ) -> ByteRange? {
+    let first = BlockIndex(max(block.value, range.start / blockSize))
+    guard let run = bitmaps[slot].nextRun(from: first) else { return nil }
+    let (start, end) = (run.lowerBound * blockSize, run.upperBound * blockSize)
+    guard start < range.end else { return nil }
+    return ByteRange(start: start, end: min(end, range.end))
   }
 
   // MARK: Begin and end

@@ -29,7 +29,8 @@ struct Verify: ParsableCommand {
       What differs is counted as out of sync, logged with its place, and copied by the next resync \
       ('disconnect', then 'connect'). Nothing is changed before that. Which side is right a \
       comparison cannot know: '--repair --from NODE' copies what differs from the side you name, \
-      whatever the roles, while both are in use. PLACE is in sectors of 512 bytes, or in bytes \
+      whatever the roles, while both are in use; with '--dry-run' it says what of the known \
+      differences would be copied, and does nothing. PLACE is in sectors of 512 bytes, or in bytes \
       with a unit: 8000, 4000k, 10g.
       """)
   @OptionGroup var common: CommonOptions
@@ -61,13 +62,17 @@ struct Verify: ParsableCommand {
     let session = try Session(common)
     let configuration = try session.configuration()
     let request = VerifyRequest(
-      start: start?.bytes, stop: stop?.bytes, repairFrom: from, onlyMarked: marked ? true : nil)
+      start: start?.bytes, stop: stop?.bytes, repairFrom: from, onlyMarked: marked ? true : nil,
+      explainsOnly: repair && session.dryRun ? true : nil)
     try forEach(try session.targets(named.resources, in: configuration)) {
       target throws(CommandFailure) in
       var message = ControlRequest(
         .verify, resource: target.resource.name, volume: target.volume)
       message.verify = request
-      return try session.perform(message)
+      guard request.explainsOnly == true else { return try session.perform(message) }
+      let reply = try session.send(message)
+      show(reply)
+      return reply.exitCode
     }
   }
 }

@@ -90,6 +90,16 @@ extension Integration {
           let text = try cluster.tell(node, "status", cluster.resource)
           #expect(text.contains("verify --repair --marked --from NODE"), "\(text)")
         }
+        let outlook = try cluster.tell(
+          beta, "verify", "--repair", "--marked", "--from", alpha.name, "--dry-run",
+          cluster.resource)
+        #expect(
+          outlook == """
+            r0: 1 range, 4 KiB, would be copied from alpha to beta:
+              start=2400, size=8 (sectors)
+            nothing was changed
+            """)
+        #expect(cluster.repaired(by: beta) == ["800+16"])
         try cluster.tell(
           beta, "verify", "--repair", "--marked", "--from", alpha.name, cluster.resource)
         try cluster.waitForVerify(on: beta, count: 2)

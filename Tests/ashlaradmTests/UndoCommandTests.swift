@@ -124,6 +124,22 @@ import Testing
     #expect(daemon.commands.map(\.command) == [.explainDiscard, .explainDiscard])
   }
 
+  /// A dry run of a repair asks what would be copied, and nothing else.
+  @Test func dryRunOfARepairAsksOnly() throws {
+    let bench = try Bench()
+    let daemon = try FakeDaemon(bench.paths) { _ in
+      ControlReply(standardOutput: ["nothing was changed"])
+    }
+    let words = ["verify", "--repair", "--from", "alpha", "--marked", "--dry-run", "r0"]
+    let result = try bench.run(words)
+    #expect(result.status == 0 && result.output == "nothing was changed\n", "\(result)")
+    let asked = VerifyRequest(repairFrom: "alpha", onlyMarked: true, explainsOnly: true)
+    #expect(daemon.commands.map(\.verify) == [asked])
+    // Without a repair there is nothing to explain.
+    #expect(try bench.run("verify", "--dry-run", "r0").output.hasPrefix("ashlard verify r0"))
+    #expect(daemon.commands.count == 1)
+  }
+
   @Test func declinesTheUndoFileOnlyWithADiscard() throws {
     let bench = try Bench()
     let daemon = try FakeDaemon(bench.paths) { _ in ControlReply() }
