@@ -1,9 +1,12 @@
 /// `resync-after`: a resource waits until those before it, in the chain that the configuration
-/// makes, are in sync.
+/// makes, are in sync. `--max-parallel-resyncs`: so many of this node's disks are filled at a time.
 ///
 /// What holds: a resource waits only for one that is up on this node and copies, or would, were it
 /// not for its own turn. One that is paused by an administrator, down, or without a connection
 /// keeps nobody waiting. So the first of those that can go on always does.
+///
+/// The limit counts targets only: each resync has one, so no two nodes wait for each other's turn.
+/// Whoever has a turn keeps it until nothing is left to copy, or until it rests for another reason.
 import BlockTypes
 import Configuration
 import Replication
@@ -12,14 +15,38 @@ extension NodeLoop {
   /// Tells every resource whether it has to wait. Called once a turn: what changes has made an
   /// event.
   mutating func orderResyncs() {
+    if options.resyncLimit > 0 { giveResyncTurns() }
     for slot in 0..<volumeEnd {
       guard let volume = unsafe volumes[slot] else { continue }
       let waits = unsafe volume.pointee.replica.waitsForResync
+      let hasNoTurn = unsafe options.resyncLimit > 0 && !volume.pointee.hasResyncTurn
       // All but a few resources follow none: no name is looked at for them.
-      guard unsafe waits || volume.pointee.configuration.disk.resyncAfter != nil else { continue }
-      let mustWait = mustWait(slot)
+      guard unsafe waits || hasNoTurn || volume.pointee.configuration.disk.resyncAfter != nil
+      else { continue }
+      let isNotItsTurn = unsafe hasNoTurn && volume.pointee.isTarget
+      let mustWait = isNotItsTurn || mustWait(slot)
       guard waits != mustWait else { continue }
       unsafe volume.pointee.step(.resyncOrder(mustWait: mustWait), &reactor, &server)
+    }
+  }
+
+  /// Takes turns back from those that need none any more, and gives what is free to those that do.
+  private mutating func giveResyncTurns() {
+    var taken = 0
+    for slot in 0..<volumeEnd {
+      guard let volume = unsafe volumes[slot], unsafe volume.pointee.hasResyncTurn else { continue }
+      if unsafe volume.pointee.wantsTurn, !mustWait(slot) {
+        taken += 1
+      } else {
+        unsafe volume.pointee.hasResyncTurn = false
+      }
+    }
+    for slot in 0..<volumeEnd where taken < options.resyncLimit {
+      guard let volume = unsafe volumes[slot],
+        unsafe !volume.pointee.hasResyncTurn && volume.pointee.wantsTurn, !mustWait(slot)
+      else { continue }
+      unsafe volume.pointee.hasResyncTurn = true
+      taken += 1
     }
   }
 
@@ -39,6 +66,24 @@ extension NodeLoop {
 }
 
 extension Volume {
+  /// Whether this node's disk is being filled, or would be.
+  fileprivate var isTarget: Bool {
+    for slot in 0..<peerHosts.count where replica.status(ofPeer: slot).replication.isTarget {
+      return true
+    }
+    return false
+  }
+
+  /// Whether this node's disk would be filled at once, had it a turn.
+  fileprivate var wantsTurn: Bool {
+    for slot in 0..<peerHosts.count {
+      let state = replica.status(ofPeer: slot)
+      let isPaused = state.isPausedHere || state.isPausedByPeer || state.peerWaitsForResync
+      if state.replication.isTarget, !isPaused { return true }
+    }
+    return false
+  }
+
   /// Whether something is copied, or would be if its turn had come.
   fileprivate var wantsToResync: Bool {
     for slot in 0..<peerHosts.count {

@@ -16,6 +16,8 @@ struct NodeOptions: Sendable {
   var node: String
   var paths: RunPaths
   var engine: EngineChoice
+  /// How many disks of the node are filled by resyncs at a time; 0: all that are behind.
+  var resyncLimit: Int
   /// Random for each run.
   var instance: UInt64
   /// Takes one log line, on the reactor's thread.

@@ -44,7 +44,7 @@ public final class NodeService: Sendable {
 
   /// Starts the reactor's thread. Nothing is served before `serve`.
   public init(
-    node: String, paths: RunPaths, engine: EngineChoice, logger: Logger
+    node: String, paths: RunPaths, engine: EngineChoice, resyncLimit: Int = 0, logger: Logger
   ) throws {
     self.paths = paths
     self.logger = logger
@@ -57,7 +57,7 @@ public final class NodeService: Sendable {
     let handlers = HandlerRunner { severity, line in log.write(severity, line) }
     self.handlers = handlers
     let options = NodeOptions(
-      node: node, paths: paths, engine: engine, instance: UInt64.random(in: 1 ... .max),
+      node: node, paths: paths, engine: engine, resyncLimit: resyncLimit, instance: UInt64.random(in: 1 ... .max),
       log: { severity, line in log.write(severity, line) },
       runHandler: { job in handlers.run(job) })
     let started = StartedLoop()

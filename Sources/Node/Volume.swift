@@ -92,6 +92,8 @@ struct Volume: ~Copyable {
   var isExportedWritable = false
   /// The node held the Primary role before it was restarted and takes it again when that is safe.
   var wantsPrimary = false
+  /// Where resyncs are limited: it may fill its disk now.
+  var hasResyncTurn = false
   /// What is kept for a discard is being written.
   var undo: UndoCancellation?
   /// Forgotten as soon as nothing is in flight.

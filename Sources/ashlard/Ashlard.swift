@@ -25,8 +25,17 @@ struct Ashlard: ParsableCommand {
   var runDir: String?
   @Option(help: "Disk engine: io_uring or libaio. Overrides disk { io-engine } of the file.")
   var ioEngine: String?
+  @Option(
+    help: ArgumentHelp("Fill at most so many disks of this node at a time.", valueName: "number"))
+  var maxParallelResyncs: Int?
   @Flag(name: .shortAndLong, help: "Log everything.")
   var verbose = false
+
+  mutating func validate() throws {
+    if let maxParallelResyncs, maxParallelResyncs < 1 {
+      throw ValidationError("--max-parallel-resyncs '\(maxParallelResyncs)': 1 or more")
+    }
+  }
 
   mutating func run() throws {
     // Before any thread is made, so that every thread inherits it: one thread takes the signals.
@@ -43,7 +52,8 @@ struct Ashlard: ParsableCommand {
     let file = environment.configurationFile
     let service = try NodeService(
       node: environment.node, paths: environment.paths,
-      engine: try engine(configurationFile: file), logger: logger)
+      engine: try engine(configurationFile: file), resyncLimit: maxParallelResyncs ?? 0,
+      logger: logger)
     logger.info("node \(environment.node): I/O engine \(service.engineDescription)")
     Self.stopOnSignals(signals, service, logger)
     try service.serve {

@@ -34,6 +34,8 @@ struct ClusterOptions {
   var net = slowMachine
   var disk = ""
   var options = ""
+  /// Further arguments of `ashlard`.
+  var daemon: [String] = []
   /// The cable between the nodes; without one, both are in this machine's own network.
   var link: Link?
   /// Directories of backing disks that are not in the cluster's own, by node.
@@ -58,6 +60,7 @@ final class Cluster {
   /// Sockets, whose paths must be short.
   let runDirectory: URL
   let link: Link?
+  private let daemonArguments: [String]
   /// What is between the nodes, where that flips bits.
   private(set) var rottenWire: BackgroundProcess?
   /// Where the peer finds a node, if not where it listens.
@@ -69,6 +72,7 @@ final class Cluster {
 
   fileprivate init(_ options: ClusterOptions) throws {
     link = options.link
+    daemonArguments = options.daemon
     let name = UUID().uuidString.prefix(8)
     directory = Machine.package.appending(path: ".build/integration/\(name)")
     runDirectory = URL(filePath: "/tmp/ashlar-\(name)")
@@ -171,7 +175,7 @@ final class Cluster {
       prefix + [
         Machine.programs.appending(path: "ashlard").path, "--node", node.name, "--run-dir",
         runDirectory.path,
-      ], log: log, environment: environment(node))
+      ] + daemonArguments, log: log, environment: environment(node))
     try waitUntil("\(node.name) is ready", explanation: { node.daemon?.text ?? "" }) {
       guard node.daemon?.isRunning == true else {
         throw Failure("ashlard on \(node.name) ended with \(node.daemon?.status ?? 0)")

@@ -53,6 +53,32 @@ extension Integration {
         }
       }
     }
+
+    @Test("S21: a limit on parallel resyncs is kept, and the next one begins when one is done",
+      .needs("fio"))
+    func limit() throws {
+      var options = ClusterOptions(sizeMiB: 48)
+      options.disk = "c-max-rate 20M;"
+      options.others = (1...3).map { ("r\($0)", "c-max-rate 20M;") }
+      options.daemon = ["--max-parallel-resyncs", "1"]
+      try withCluster(options) { cluster in
+        let names = ["r0", "r1", "r2", "r3"]
+        try bringUp(names.dropFirst(), cluster)
+        for name in names { try fill(name, cluster) }
+        for name in names { try cluster.tell(cluster.beta, "invalidate", name) }
+        var order: [String] = []
+        try waitUntil("all four are in sync", explanation: cluster.state) {
+          // One answer of the daemon for all of them: what it says was so at one moment.
+          let states = try states(nil, cluster)
+          let active = names.filter { states[$0] == "SyncTarget" }
+          #expect(active.count <= 1, "\(states)")
+          if let name = active.first, order.last != name { order.append(name) }
+          return order.count >= names.count && states.allSatisfy { $0.value == "Established" }
+        }
+        // Whoever had its turn kept it to the end.
+        #expect(order.sorted() == names)
+      }
+    }
   }
 }
 
@@ -80,11 +106,20 @@ private func fill(_ name: String, _ cluster: Cluster) throws {
 
 /// The replication state of a resource as beta sees it.
 private func state(_ name: String, _ cluster: Cluster) throws -> String {
-  let text = try cluster.tell(cluster.beta, "status", "--json", name)
-  let json = try JSONSerialization.jsonObject(with: Data(text.utf8)) as? [[String: Any]]
-  let connection = (json?.first?["connections"] as? [[String: Any]])?.first
-  let device = (connection?["peer_devices"] as? [[String: Any]])?.first
-  return device?["replication-state"] as? String ?? "none"
+  try states(name, cluster)[name] ?? "none"
+}
+
+/// The same by name, of all resources or of one.
+private func states(_ name: String?, _ cluster: Cluster) throws -> [String: String] {
+  let text = try cluster.tell(cluster.beta, "status", "--json", name ?? "all")
+  let json = try JSONSerialization.jsonObject(with: Data(text.utf8)) as? [[String: Any]] ?? []
+  var states: [String: String] = [:]
+  for resource in json {
+    let connection = (resource["connections"] as? [[String: Any]])?.first
+    let device = (connection?["peer_devices"] as? [[String: Any]])?.first
+    states[resource["name"] as? String ?? ""] = device?["replication-state"] as? String ?? "none"
+  }
+  return states
 }
 
 private func waitForState(_ wanted: String, _ name: String, _ cluster: Cluster) throws {
