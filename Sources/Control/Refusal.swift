@@ -105,6 +105,10 @@ extension Refusal {
     118, "IO error while reading meta data.", hint: "replace the disk")
   /// `create-md` is missing.
   public static let noMetadata = request(119, "No valid meta data found")
+  /// The bitmaps do not fit the memory.
+  public static let outOfMemory = request(
+    122, "kmalloc() failed. Out of memory?",
+    hint: "each TiB of a volume takes 32 MiB for each peer; free memory or raise the limit")
   /// A Primary's clients have seen the data that would be given up.
   public static let discardOnPrimary = request(
     123, "--discard-my-data not allowed when primary.",

@@ -424,6 +424,10 @@ extension AttachFailure {
         refusing: Control.Refusal.implicitShrink.with(
           "the metadata describes a volume of \(volume) bytes, but the disk has room for "
             + "\(layout)"), object: name)
+    case .noMemory(let needed):
+      ControlReply(
+        refusing: Control.Refusal.outOfMemory.with(
+          "the bitmaps of this volume take \(needed >> 20) MiB of memory"), object: name)
     }
   }
 }

@@ -144,8 +144,8 @@ extension Volume {
       return
     }
     let outcome = unsafe Self.examine(
-      &open, reactor.memory(of: open.copies.0),
-      reactor.memory(of: open.copies.1))
+      &open, reactor.memory(of: open.copies.0), reactor.memory(of: open.copies.1),
+      peerCount: peerHosts.count)
     disk = open
     guard !isLeaving else {
       detachDisk(&reactor)
@@ -166,7 +166,7 @@ extension Volume {
 
   private static func examine(
     _ open: inout AttachedDisk, _ first: UnsafeMutableRawBufferPointer,
-    _ second: UnsafeMutableRawBufferPointer
+    _ second: UnsafeMutableRawBufferPointer, peerCount: Int
   ) -> Result<Superblock, OpenError> {
     let errors = open.readErrors
     guard errors.0 == 0 || errors.1 == 0 else {
@@ -192,6 +192,12 @@ extension Volume {
           OpenError(
             failure: .wrongSize(
               volumeBytes: block.volumeBytes, layoutBytes: open.layout.volumeBytes)))
+      }
+      let blocks = (block.volumeBytes + blockSize - 1) / blockSize
+      let needed = BlockBitmap.memoryBytes(blockCount: blocks) * UInt64(peerCount)
+      // Small ones are not worth a look at what the host has.
+      guard needed <= HostMemory.reserve || HostMemory.has(needed) else {
+        return .failure(OpenError(failure: .noMemory(neededBytes: needed)))
       }
       open.sequence = block.sequence
       open.nextCopy = 1 - copy

@@ -31,6 +31,7 @@ enum AttachFailure: Sendable {
   case damaged(String)
   case readError(errno: Int32)
   case wrongSize(volumeBytes: UInt64, layoutBytes: UInt64)
+  case noMemory(neededBytes: UInt64)
 }
 
 /// Bytes moved, for `status`.

@@ -26,6 +26,32 @@ extension Integration {
       }
     }
 
+    @Test(.needs("prlimit"))
+    func `C14: a volume whose bitmaps do not fit the memory is refused, and nothing else ends`()
+      throws
+    {
+      var options = ClusterOptions()
+      options.others = [("r1", "")]
+      try withCluster(options) { cluster in
+        // 8 TiB, a bitmap of 256 MiB.
+        let disk = cluster.directory.appending(path: "r1-alpha.img").path
+        try succeed("truncate", "-s", "8T", disk)
+        try cluster.tell(cluster.alpha, "create-md", "--force", "r1")
+        let daemon = "\(try #require(cluster.alpha.daemon).processID)"
+        let status = try String(contentsOfFile: "/proc/\(daemon)/status", encoding: .utf8)
+        let taken = try #require(status.firstMatch(of: /VmSize:\s+(\d+) kB/)?.1)
+        let limit = try #require(Int(taken)) * 1024 + (200 << 20)
+        try succeed("prlimit", "--pid", daemon, "--as=\(limit):")
+        let refused = try cluster.ask(cluster.alpha, "up", "r1")
+        #expect(refused.status == 10 && refused.text.contains("(122)"), "\(refused)")
+        #expect(refused.text.contains("256 MiB of memory"), "\(refused)")
+        try cluster.waitForSync()
+        try succeed("prlimit", "--pid", daemon, "--as=unlimited:")
+        try cluster.tell(cluster.alpha, "up", "r1")
+        #expect(try cluster.tell(cluster.alpha, "dstate", "r1").hasPrefix("Inconsistent"))
+      }
+    }
+
     @Test func `a Primary without its peer keeps its disk`() throws {
       try withCluster { cluster in
         try cluster.tell(cluster.beta, "down", cluster.resource)
