@@ -98,7 +98,7 @@ private func optionWords(
   case .connect, .netOptions: settings = net
   case .resourceOptions: settings = options
   case .status, .show, .events, .down, .detach, .disconnect, .primary, .secondary, .invalidate,
-    .invalidateRemote, .pauseSync, .resumeSync, .verify, .explainDiscard:
+    .invalidateRemote, .newCurrentUUID, .pauseSync, .resumeSync, .verify, .explainDiscard:
     settings = []
   }
   return settings.map { "--\($0.0)=\($0.1)" }

@@ -35,6 +35,8 @@ public enum ControlCommand: String, Sendable, Codable, CaseIterable {
   case verify
   /// Take the peer's data for bad and copy this node's.
   case invalidateRemote = "invalidate-remote"
+  /// Both fresh disks hold the same: skip the first sync.
+  case newCurrentUUID = "new-current-uuid"
   case pauseSync = "pause-sync"
   case resumeSync = "resume-sync"
   /// Use the `net` section of `configuration` from now on.

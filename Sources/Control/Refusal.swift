@@ -124,6 +124,10 @@ extension Refusal {
   public static let dataNotCurrent = request(
     138, "Can only attach to the data we lost last (see kernel log).",
     hint: "run 'ashlaradm create-md {}' on the disk to have it filled from the peer")
+  /// Only disks that never held data may be taken for equal.
+  public static let dataNotFresh = request(
+    140, "Not all of the disks are fresh",
+    hint: "both nodes need metadata of 'ashlaradm create-md {}', connected and never Primary")
   /// The resource is not up.
   public static let unknownResource = request(
     158, "Unknown resource", hint: "{} is not up: run 'ashlaradm up {}'")

@@ -36,8 +36,8 @@ extension NodeLoop {
     case .show: return handler(showReply(request))
     case .up: return up(request, handler, wantsPrimary: false)
     case .down, .attach, .detach, .connect, .disconnect, .primary, .secondary, .invalidate,
-      .invalidateRemote, .pauseSync, .resumeSync, .verify, .netOptions, .diskOptions,
-      .resourceOptions, .explainDiscard:
+      .invalidateRemote, .newCurrentUUID, .pauseSync, .resumeSync, .verify, .netOptions,
+      .diskOptions, .resourceOptions, .explainDiscard:
       break
     }
     guard let name = request.resource, let slot = slot(of: name) else {
@@ -82,6 +82,7 @@ extension NodeLoop {
     case .invalidate: give(.invalidate, slot, handler)
     case .verify: verify(request.verify ?? VerifyRequest(), slot, handler)
     case .invalidateRemote: give(.invalidateRemote, slot, handler)
+    case .newCurrentUUID: give(.skipFirstSync, slot, handler)
     case .pauseSync: give(.pauseSync, slot, handler)
     case .resumeSync: give(.resumeSync, slot, handler)
     case .netOptions, .diskOptions, .resourceOptions:
@@ -458,6 +459,7 @@ extension Replication.Refusal {
     case .needConnection: .needConnection
     case .invalidRange: .invalidRequest.with("the range is empty or outside the volume")
     case .dataNotCurrent: .dataNotCurrent
+    case .dataNotFresh: .dataNotFresh
     }
   }
 }

@@ -57,7 +57,8 @@ public final class NodeService: Sendable {
     let handlers = HandlerRunner { severity, line in log.write(severity, line) }
     self.handlers = handlers
     let options = NodeOptions(
-      node: node, paths: paths, engine: engine, resyncLimit: resyncLimit, instance: UInt64.random(in: 1 ... .max),
+      node: node, paths: paths, engine: engine, resyncLimit: resyncLimit,
+      instance: UInt64.random(in: 1 ... .max),
       log: { severity, line in log.write(severity, line) },
       runHandler: { job in handlers.run(job) })
     let started = StartedLoop()
@@ -261,7 +262,7 @@ private final class StateKeeper: @unchecked Sendable {
     switch command {
     case .up, .down, .primary, .secondary: true
     case .status, .show, .events, .attach, .detach, .connect, .disconnect, .invalidate,
-      .invalidateRemote, .pauseSync, .resumeSync, .verify, .explainDiscard,
+      .invalidateRemote, .newCurrentUUID, .pauseSync, .resumeSync, .verify, .explainDiscard,
       .netOptions, .diskOptions, .resourceOptions:
       false
     }
@@ -281,7 +282,7 @@ private final class StateKeeper: @unchecked Sendable {
       case .primary: state.setPrimary(name, true)
       case .secondary: state.setPrimary(name, false)
       case .status, .show, .events, .attach, .detach, .connect, .disconnect, .invalidate,
-        .invalidateRemote, .pauseSync, .resumeSync, .verify, .explainDiscard,
+        .invalidateRemote, .newCurrentUUID, .pauseSync, .resumeSync, .verify, .explainDiscard,
         .netOptions, .diskOptions, .resourceOptions:
         return
       }

@@ -20,7 +20,7 @@ extension Volume {
       replica.options.apply(handlers: new.handlers)
       replica.options.keepsUndo = new.options.keepsUndo
     case .status, .show, .events, .up, .down, .attach, .detach, .connect, .disconnect, .primary,
-      .secondary, .invalidate, .invalidateRemote, .pauseSync, .resumeSync, .verify,
+      .secondary, .invalidate, .invalidateRemote, .newCurrentUUID, .pauseSync, .resumeSync, .verify,
       .explainDiscard:
       preconditionFailure("not a section of options")
     }

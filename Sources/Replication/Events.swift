@@ -61,6 +61,8 @@ public enum Command: Sendable, BitwiseCopyable {
   /// Compare this replica with the peer's.
   case verify(VerifyPlan)
   case invalidateRemote
+  /// Both fresh disks hold the same: nothing needs to be copied.
+  case skipFirstSync
   case pauseSync
   case resumeSync
   /// Clean end of the program: demote, say goodbye, flush, mark clean.
@@ -139,6 +141,7 @@ public enum Refusal: Int32, Sendable, BitwiseCopyable {
   case needConnection = -15
   case invalidRange = 162
   case dataNotCurrent = 138
+  case dataNotFresh = 140
 
   /// DRBD's words.
   public var text: String {
@@ -160,6 +163,7 @@ public enum Refusal: Int32, Sendable, BitwiseCopyable {
     case .noVerifyAlgorithm: "Need a verify algorithm to start online verify"
     case .needConnection: "Need a connection to start verify or resync"
     case .invalidRange: "Invalid configuration request"
+    case .dataNotFresh: "Not all of the disks are fresh"
     case .dataNotCurrent: "Can only attach to the data we lost last (see kernel log)."
     }
   }

@@ -174,6 +174,8 @@ struct Peer: BitwiseCopyable {
   var awaitsDiskAck = false
   /// The peer lost its disk and goes on through this node: told when this version is durable.
   var versionOfDiskAck: UInt64?
+  /// The peer said that both fresh disks are equal: they meet again when this version is durable.
+  var versionOfEqual: UInt64?
 
   var promoteAsked = false
   var promoteAnswered = false

@@ -50,7 +50,7 @@ extension Replica {
     case .verify(let plan): beginVerify(plan, token)
     case .invalidateRemote: beginInvalidateRemote(token)
     case .pauseSync, .resumeSync: preconditionFailure("done before")
-    case .primary, .secondary, .detach, .shutdown:
+    case .primary, .secondary, .detach, .shutdown, .skipFirstSync:
       self.command = PendingCommand(
         command: command, token: token, stage: .queued,
         deadline: now.advanced(milliseconds: Self.commandTimeoutMs))
@@ -72,7 +72,7 @@ extension Replica {
     case .primary: return true
     case .secondary, .shutdown: return false
     case .connect, .discard, .connectTentatively, .resyncAllowed, .giveWay, .disconnect, .detach,
-      .invalidate, .invalidateRemote, .pauseSync, .resumeSync, .verify:
+      .invalidate, .invalidateRemote, .skipFirstSync, .pauseSync, .resumeSync, .verify:
       return role == .primary
     }
   }
@@ -89,7 +89,8 @@ extension Replica {
     switch command?.command {
     case .secondary, .shutdown: true
     case .connect, .discard, .connectTentatively, .resyncAllowed, .giveWay, .disconnect, .primary,
-      .detach, .invalidate, .invalidateRemote, .pauseSync, .resumeSync, .verify, nil:
+      .detach, .invalidate, .invalidateRemote, .skipFirstSync, .pauseSync, .resumeSync, .verify,
+      nil:
       false
     }
   }
@@ -136,6 +137,8 @@ extension Replica {
       isDetaching = true
       tellDisk(.diskless)
       command?.stage = .draining
+    case .skipFirstSync:
+      if let refusal = skipFirstSync() { finish(.refused(refusal)) }
     case .connect, .discard, .connectTentatively, .resyncAllowed, .giveWay, .disconnect,
       .invalidate, .invalidateRemote, .pauseSync, .resumeSync, .verify:
       preconditionFailure("done at once")
@@ -418,6 +421,9 @@ extension Replica {
       become(role: .secondary)
       leaveAll(.shutdown)
       finish(.done)
+    case .skipFirstSync:
+      skippedFirstSync()
+      finish(disk == .upToDate ? .done : .refused(.noLocalDisk))
     case .connect, .discard, .connectTentatively, .resyncAllowed, .giveWay, .disconnect,
       .invalidate, .invalidateRemote, .pauseSync, .resumeSync, .verify:
       preconditionFailure("never persisted as a command")
@@ -451,8 +457,8 @@ extension Replica {
         loseConnection(slot, .renegotiate)
       }
     case .connect, .discard, .connectTentatively, .resyncAllowed, .giveWay, .disconnect,
-      .secondary, .detach, .invalidate, .invalidateRemote, .pauseSync, .resumeSync, .verify,
-      .shutdown:
+      .secondary, .detach, .invalidate, .invalidateRemote, .skipFirstSync, .pauseSync, .resumeSync,
+      .verify, .shutdown:
       break
     }
   }
@@ -543,7 +549,7 @@ extension Command {
     switch self {
     case .detach, .shutdown, .disconnect: true
     case .connect, .discard, .connectTentatively, .resyncAllowed, .giveWay, .primary, .secondary,
-      .invalidate, .invalidateRemote, .pauseSync, .resumeSync, .verify:
+      .invalidate, .invalidateRemote, .skipFirstSync, .pauseSync, .resumeSync, .verify:
       false
     }
   }

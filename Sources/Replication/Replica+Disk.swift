@@ -181,6 +181,7 @@ extension Replica {
       sendVerdictWhenDurable(slot)
       grantWhenDurable(slot)
       acknowledgeDiskWhenDurable(slot)
+      meetAsEqualWhenDurable(slot)
       continueStarting(slot)
       continueFinishing(slot)
       repairMore(slot)
@@ -230,6 +231,7 @@ extension Replica {
     for slot in 0..<peers.count { stopVerify(slot, .noLocalDisk) }
     become(disk: .diskless)
     superblock = nil
+    for slot in 0..<peers.count { peers[slot].versionOfEqual = nil }
     crashed = false
     forgetUndo()
     versionDurable = versionWanted

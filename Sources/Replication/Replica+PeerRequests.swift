@@ -67,7 +67,7 @@ extension Replica {
     case .ack, .resyncRequest, .resyncAck, .syncDone, .syncDoneAck, .bitmap, .bitmapAck,
       .bitmapDone, .syncReady, .syncStart, .promoteRequest, .promoteReply, .roleChanged,
       .diskChanged, .resyncUnreadable, .resyncCompared, .syncPause, .invalidate, .readRequest,
-      .diskChangedAck:
+      .diskChangedAck, .assumeEqual:
       guard isConnected else { return protocolViolation(slot, header.type) }
       unsafe receivedConnected(slot, header, control)
     }
@@ -101,6 +101,7 @@ extension Replica {
     case .diskChanged: receivedDiskChange(slot, header)
     case .diskChangedAck: receivedDiskAck(slot, header)
     case .readRequest: receivedReadRequest(slot, header)
+    case .assumeEqual: receivedAssumeEqual(slot, header)
     case .greeting, .proof, .hello, .helloReply, .reject, .state, .verdict, .write, .writeZeroes,
       .trim,
       .flush, .resyncData, .resyncZeroes, .resyncDigests, .goodbye, .ping, .pong, .verifyStart,

@@ -197,6 +197,7 @@ extension Cluster {
 
   func becamePrimary(_ node: SimulatedNode) {
     statistics.promotions += 1
+    operatorState.takesForEqual = false
     let other = nodes[1 - node.index]
     var forced = false
     if case .primary(force: true)? = node.pendingCommand { forced = true }
@@ -272,7 +273,7 @@ extension Cluster {
       block.diskState == .upToDate
     else { return }
     // A forced promotion records that the peer lacks something; the end of a resync does not.
-    if block.peers.first?.base == nil { syncEnded(node) }
+    if block.peers.first?.base == nil, !operatorState.takesForEqual { syncEnded(node) }
   }
 
   /// From here on `node` may be taken for UpToDate: it must have what its source had.

@@ -116,6 +116,7 @@ extension Cluster {
     lastResult[index] = nil
     switch command {
     case .discard: node.mayDiscard = true
+    case .skipFirstSync: operatorState.takesForEqual = true
     case .connect, .disconnect: node.mayDiscard = false
     default: break
     }

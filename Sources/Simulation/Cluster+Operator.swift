@@ -12,6 +12,8 @@ import Wire
 struct OperatorState {
   /// The first `primary --force` was done.
   var hasInitialised = false
+  /// Somebody was told that two fresh disks are equal, and nobody was promoted since.
+  var takesForEqual = false
   /// The node that he wants as Primary.
   var preferred = 0
   /// Since when no node has been Primary.
@@ -283,8 +285,9 @@ extension Cluster {
     case .connect, .connectTentatively: node.declinesUndo = false
     case .disconnect: break
     case .shutdown: end(node.index, .exit)
-    case .resyncAllowed, .giveWay, .secondary, .detach, .invalidateRemote, .pauseSync, .resumeSync,
-      .verify:
+    case .resyncAllowed, .giveWay, .secondary, .detach, .invalidateRemote, .skipFirstSync,
+      .pauseSync,
+      .resumeSync, .verify:
       break
     }
   }

@@ -112,6 +112,9 @@ public enum MessageType: UInt8, Sendable, BitwiseCopyable, CaseIterable {
   /// Answers the `diskChanged` of a Primary, which goes on through this node: that the sender lacks
   /// what comes is on disk here, as generation `offset` with `id`, by author `length`.
   case diskChangedAck = 70
+  /// Both disks are fresh, and the administrator says that they hold the same: both take generation
+  /// `offset` with `id`, by author `length`, as their first.
+  case assumeEqual = 71
 
   /// Whether the payload goes to an aligned pooled buffer: volume data, and digests, which wait for
   /// what they are compared with.
@@ -144,7 +147,8 @@ public enum MessageType: UInt8, Sendable, BitwiseCopyable, CaseIterable {
       .resyncUnreadable, .syncPause, .invalidate, .ping, .pong, .verifyStart, .verifyReady,
       .verifyRequest, .verifyRequestLocked, .verifySkipped, .verifyResult, .verifyEnd,
       .resyncCompared, .repairBegin, .repairRequest, .repairRequestLocked, .repairAck,
-      .repairSkipped, .repairEnd, .readRequest, .readFailed, .diskChangedAck:
+      .repairSkipped, .repairEnd, .readRequest, .readFailed, .diskChangedAck,
+      .assumeEqual:
       0
     }
   }

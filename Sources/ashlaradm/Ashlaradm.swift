@@ -16,7 +16,7 @@ struct Ashlaradm: ParsableCommand {
     version: "ashlaradm \(ashlarVersion)",
     subcommands: [
       Up.self, Down.self, Attach.self, Detach.self, Connect.self, Disconnect.self, Primary.self,
-      Secondary.self, Invalidate.self, InvalidateRemote.self, PauseSync.self,
+      Secondary.self, Invalidate.self, InvalidateRemote.self, NewCurrentUUID.self, PauseSync.self,
       ResumeSync.self, Verify.self, Adjust.self, Status.self, Role.self,
       ConnectionState.self, DiskState.self, GetGenerations.self, ShowGenerations.self,
       SplitBrain.self, Undo.self, Events.self, WaitConnect.self, WaitSync.self, Proc.self,

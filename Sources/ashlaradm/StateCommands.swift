@@ -211,6 +211,29 @@ struct InvalidateRemote: StateCommand {
   @OptionGroup var named: NamedResources
 }
 
+struct NewCurrentUUID: StateCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "new-current-uuid",
+    abstract: "Skip the first sync of two fresh disks that hold the same.",
+    discussion: """
+      Both nodes must be connected, with new metadata, and neither Primary. Nothing is compared: \
+      where the disks differ, clients will read one thing or the other. 'ashlaradm verify' finds \
+      what differs.
+      """)
+  static let command = ControlCommand.newCurrentUUID
+  @OptionGroup var common: CommonOptions
+  @OptionGroup var named: NamedResources
+  @Flag(help: "Take all blocks for equal. Without it there is nothing to do.")
+  var clearBitmap = false
+
+  mutating func validate() throws {
+    guard clearBitmap else {
+      throw ValidationError(
+        "new-current-uuid needs --clear-bitmap: Ashlar begins generations by itself")
+    }
+  }
+}
+
 struct PauseSync: StateCommand {
   static let configuration = CommandConfiguration(
     commandName: "pause-sync", abstract: "Let resyncs rest.")

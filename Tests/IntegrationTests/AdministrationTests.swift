@@ -35,6 +35,30 @@ extension Integration {
     }
 
     @Test(.needs("nbdinfo"))
+    func `R03 the first sync of two fresh disks is skipped`() throws {
+      var options = ClusterOptions()
+      options.others = [("r1", "")]
+      try withCluster(options) { cluster in
+        for node in cluster.nodes {
+          try cluster.tell(node, "create-md", "--force", "r1")
+          try expect(cluster, node, "up r1", 0)
+        }
+        try expect(cluster, cluster.alpha, "wait-connect -t 300 r1", 0)
+        try expect(cluster, cluster.alpha, "new-current-uuid r1", 1, "needs --clear-bitmap")
+        try expect(cluster, cluster.alpha, "-- --clear-bitmap new-current-uuid r1", 0)
+        try waitUntil("both are UpToDate", explanation: cluster.state) {
+          try cluster.tell(cluster.beta, "dstate", "r1") == "UpToDate/UpToDate"
+        }
+        try expect(cluster, cluster.beta, "new-current-uuid --clear-bitmap r1", 10, "(140)")
+        try expect(cluster, cluster.beta, "primary r1", 0)
+        try expect(cluster, cluster.beta, "dstate r1", 0, "UpToDate/UpToDate\n")
+        let text = cluster.beta.daemon?.text ?? ""
+        #expect(!text.contains("r1 alpha: repl( Established -> SyncTarget )"), "\(text)")
+        #expect(!text.contains("r1 alpha: Resync done"), "\(text)")
+      }
+    }
+
+    @Test(.needs("nbdinfo"))
     func `a connection is cut, waited for in vain and made again`() throws {
       try withCluster { cluster in
         let alpha = cluster.alpha

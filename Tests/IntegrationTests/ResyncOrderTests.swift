@@ -54,7 +54,8 @@ extension Integration {
       }
     }
 
-    @Test("S21: a limit on parallel resyncs is kept, and the next one begins when one is done",
+    @Test(
+      "S21: a limit on parallel resyncs is kept, and the next one begins when one is done",
       .needs("fio"))
     func limit() throws {
       var options = ClusterOptions(sizeMiB: 48)

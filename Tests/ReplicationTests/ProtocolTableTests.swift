@@ -57,7 +57,7 @@ enum MeetingPoint: String, CaseIterable, Sendable {
   /// What a correct peer may send here with the right content.
   var understood: Set<MessageType> {
     let always: Set<MessageType> = [.ping, .pong, .goodbye]
-    return isConnected ? known(always.union([.syncPause, .invalidate])) : known(always)
+    return known(isConnected ? always.union([.syncPause, .invalidate, .assumeEqual]) : always)
   }
 
   private var isConnected: Bool {
@@ -126,7 +126,9 @@ enum MeetingPoint: String, CaseIterable, Sendable {
       let before = rig.closed.count
       deliver(type, to: rig)
       let isClosed = rig.closed.count > before && rig.closed.contains(connection)
-      let mayClose: Set<MessageType> = [.goodbye, .reject, .diskChanged, .invalidate]
+      let mayClose: Set<MessageType> = [
+        .goodbye, .reject, .diskChanged, .invalidate, .assumeEqual,
+      ]
       if point.understood.contains(type) {
         #expect(!isClosed || mayClose.contains(type), "\(type) at \(point.rawValue)")
       } else {
@@ -174,6 +176,7 @@ enum MeetingPoint: String, CaseIterable, Sendable {
     case .writeZeroes, .trim, .resyncRequest, .readRequest, .verifyRequest, .verifyRequestLocked,
       .repairBegin, .repairRequest, .repairRequestLocked:
       rig.receive(MessageHeader(type, id: 1, length: 4096))
+    case .assumeEqual: rig.receive(MessageHeader(type, id: 1, offset: 1, length: 1))
     case .reject: rig.receive(.reject, length: UInt64(Reason.splitBrain.rawValue))
     case .roleChanged, .goodbye: rig.receive(type, length: UInt64(Role.secondary.rawValue))
     case .greeting, .proof, .verdict, .flush, .ack, .resyncAck, .syncDoneAck, .bitmap, .bitmapAck,

@@ -20,6 +20,44 @@ import Wire
     scenario.expectNoViolation()
   }
 
+  /// R03: the administrator says that two fresh disks hold the same: nothing is copied, and an
+  /// outage later costs what was written meanwhile.
+  @Test func r03FirstSyncIsSkipped() {
+    let scenario = Scenario()
+    scenario.start(0, 1)
+    scenario.run { $0.first.connection == .connected && $0.second.connection == .connected }
+    scenario.run(milliseconds: 1_000)
+    #expect(scenario.tell(0, .skipFirstSync)?.isDone == true)
+    #expect(scenario.run { $0.isInSync })
+    #expect(scenario.cluster.statistics.resyncs == 0)
+    #expect(scenario.generations(0) == 1 && scenario.generations(1) == 1)
+    #expect(scenario.tell(1, .skipFirstSync)?.refusal == .dataNotFresh)
+    #expect(scenario.tell(1, .primary(force: false))?.isDone == true)
+    #expect(scenario.write(1, 0..<8) == .done)
+    scenario.cluster.end(0, .kill)
+    scenario.run { $0.second.connection != .connected }
+    scenario.write(1, 8..<16)
+    scenario.start(0)
+    scenario.finish()
+    #expect(scenario.cluster.statistics.resyncs == 1)
+  }
+
+  /// R03: the news does not arrive: the side that heard nothing is filled.
+  @Test func r03LostNewsEndsInAFullSync() {
+    let scenario = Scenario()
+    scenario.start(0, 1)
+    scenario.run { $0.first.connection == .connected && $0.second.connection == .connected }
+    scenario.run(milliseconds: 1_000)
+    for node in 0...1 { scenario.cluster.setBlocked(true, from: node) }
+    #expect(scenario.tell(0, .skipFirstSync)?.isDone == true)
+    scenario.run { $0.first.connection != .connected && $0.second.connection != .connected }
+    #expect(scenario.second.diskState == .inconsistent)
+    #expect(scenario.tell(0, .primary(force: false))?.isDone == true)
+    for node in 0...1 { scenario.cluster.setBlocked(false, from: node) }
+    scenario.finish()
+    #expect(scenario.cluster.statistics.resyncs == 1)
+  }
+
   /// R02: writes during the first sync are on both replicas at its end.
   @Test func writesGoOnDuringTheFirstSync() {
     let scenario = Scenario { $0.volumeBlocks = 256 }
