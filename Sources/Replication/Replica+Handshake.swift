@@ -44,9 +44,9 @@ extension Replica {
 
   mutating func handshakeFlushed(_ request: Request) {
     let slot = Int(request.peer)
-    let isOurs =
-      peers[slot].connection == request.connection || options.sabotage == .believeOldFlush
-    guard isOurs, peers[slot].state == .quiescing else { return }
+    guard peers[slot].connection == request.connection, peers[slot].state == .quiescing else {
+      return
+    }
     sendReport(slot)
   }
 

@@ -215,6 +215,10 @@ extension Replica {
       if options.sabotage != .answerBeforeApplied {
         answer(request.connection, request.tag, failed: request.failed)
       }
+    } else if options.sabotage == .answerOnNextConnection,
+      let connection = peers[Int(request.peer)].connection
+    {
+      answer(connection, request.tag, failed: request.failed)
     }
     releaseIfAny(request.buffer)
     remove(id)

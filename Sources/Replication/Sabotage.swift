@@ -90,8 +90,10 @@ public enum Sabotage: UInt8, Sendable, BitwiseCopyable, CaseIterable {
   case finishEarly
   /// Target: calls itself UpToDate before its disk does.
   case upToDateBeforeDurable
-  /// Believes a flush that began for a connection that is gone.
+  /// Target: believes a flush that began for a connection that is gone.
   case believeOldFlush
+  /// Answers a write of a connection that is gone on the one that came after it.
+  case answerOnNextConnection
 
   /// Source: unmarks again what was equal when the target is lost, though a write came between.
   case unmarkLate
@@ -128,6 +130,10 @@ public enum Sabotage: UInt8, Sendable, BitwiseCopyable, CaseIterable {
   case skipUndo
   /// Keeps the first run of what a discard loses, and no more.
   case keepFirstRun
+  /// Lets a side give way though no policy says so.
+  case discardWithoutPolicy
+  /// Where the administrator named a victim, both give way.
+  case bothGiveWay
 
   // MARK: Roles
 
@@ -177,6 +183,8 @@ public enum Sabotage: UInt8, Sendable, BitwiseCopyable, CaseIterable {
   case writeOneCopy
   /// Driver: writes both copies at once.
   case writeBothCopies
+  /// Driver: leaves the other copy as it was.
+  case leaveOtherCopy
   /// Driver: writes the superblock to the disk's cache.
   case cacheSuperblock
 }
@@ -190,6 +198,10 @@ extension Decision {
     case .wrongDirection where rule == .extends: action = action.mirrored
     case .trustEqualLineages where rule == .equalOneCrashed:
       self = Decision(.noSync, .equalClean)
+    case .discardWithoutPolicy where rule == .splitBrain && action == .refuse:
+      self = Decision(iAmLower ? .syncTarget : .syncSource, .discardByPolicy)
+      measure(source: iAmLower ? theirs : mine, target: iAmLower ? mine : theirs)
+    case .bothGiveWay where rule == .discardAsked && action == .syncSource: action = .syncTarget
     case .longerHistoryWins where rule == .splitBrain && action == .refuse:
       let (mine, theirs) = (mine.lineage.newest?.number ?? 0, theirs.lineage.newest?.number ?? 0)
       let iAmSource = mine == theirs ? iAmLower : mine > theirs

@@ -183,6 +183,26 @@ extension Cluster {
     }
   }
 
+  /// P1: what a flush covered at the source of a resync is stable at its target when that calls
+  /// itself UpToDate, or a power loss would take it back.
+  private func checkStable(_ node: SimulatedNode) {
+    let floors = history.durableFloors(on: node.index)
+    for sector in 0..<volumeSectors
+    where floors[sector] > 0 && !node.everRotten.contains(sector / 8) {
+      let word = node.disk.stableWord(at: sector)
+      let fault = history.judge(word, sector: sector, on: node.index, floor: floors[sector])
+      if let fault, fault != .crossed {
+        violate(
+          .durability,
+          """
+          node \(node.index) is UpToDate after a resync, but stable sector \(sector) holds \
+          \(SectorStamp(bits: word)), \(fault)
+          """)
+        return
+      }
+    }
+  }
+
   /// A sector of `node` that lacks an acknowledged write, if there is one.
   package func missingSector(on index: Int, authority: Int?) -> (Int, String)? {
     let floors = history.floors(authority: authority)
@@ -198,6 +218,7 @@ extension Cluster {
   func becamePrimary(_ node: SimulatedNode) {
     statistics.promotions += 1
     operatorState.takesForEqual = false
+    reach(.promotion)
     let other = nodes[1 - node.index]
     var forced = false
     if case .primary(force: true)? = node.pendingCommand { forced = true }
@@ -222,12 +243,14 @@ extension Cluster {
 
   func becameTarget(_ node: SimulatedNode) {
     statistics.resyncs += 1
+    reach(.resync)
+    for kind in pausesUnderWay { struck(kind) }
     if history.isExclusive(node.index) {
       violate(
         .divergence,
         "node \(node.index) becomes SyncTarget though it alone holds acknowledged writes")
     }
-    history.gaveUp(node.index)
+    history.gaveUp(node.index, keepsSeen: node.role == .primary)
     nodes[1 - node.index].promisedContent = nil
   }
 
@@ -310,6 +333,7 @@ extension Cluster {
       }
     }
     history.synced(node.index, from: source.index, content: content)
+    checkStable(node)
     source.promisedContent = nil
     isBranched = false
   }
@@ -317,6 +341,7 @@ extension Cluster {
   /// An administrator is needed: counted, with whether the data gives a reason for it.
   func stoodAlone(_ node: SimulatedNode, _ reason: Reason) {
     guard reason.isPermanent else { return }
+    if reason.isSplitBrain { reach(.splitBrain) }
     let index = Int(reason.rawValue)
     if history.isForked {
       statistics.refusedForked[index] += 1
@@ -332,6 +357,8 @@ extension Cluster {
     }
     if statistics.steps % 8 == 0 { checkCoverage() }
     if isDual { violate(.oneWriter, "both nodes are Primary and connected") }
+    if failure != nil, faultsAreOver { judgeRest() }
+    if hasConverged { return }
     if now >= convergenceDeadline { judgeConvergence() }
   }
 }

@@ -197,6 +197,13 @@ extension Cluster {
     case .invalid: violate(.completion, "a valid \(pending.operation) was called invalid")
     }
     var pause = options.think.draw(&clientRandom)
+    if options.burstRequests > 0 {
+      if burstLeft > 0 {
+        burstLeft -= 1
+      } else {
+        pause += clientRandom.within(10_000_000...500_000_000)
+      }
+    }
     if outcome != .done { pause += 5_000_000 }
     queue.schedule(at: now + pause, .client(slot: slot))
   }

@@ -15,13 +15,28 @@ extension Cluster {
       }
       // What rots, nobody knows.
       guard !nodes.contains(where: { $0.everRotten.contains(block) }) else { continue }
-      guard differs, !nodes.contains(where: { covers($0, block) }) else { continue }
+      guard differs else { continue }
+      let isMarked = nodes.contains { covers($0, block) }
+      guard !isMarked || isTakenForCopied(block) else { continue }
       if sectors.contains(where: { isInFlight($0, node: 0) || isInFlight($0, node: 1) }) {
         continue
       }
-      violate(.proof, "block \(block) differs, and no replica has it marked")
+      violate(
+        .proof,
+        isMarked
+          ? "block \(block) differs, and the source of the resync has unmarked it"
+          : "block \(block) differs, and no replica has it marked")
       return
     }
+  }
+
+  /// Whether the source of a resync believes that its target has a block that differs. Both have
+  /// told their marks before, so each must have it marked until it is copied.
+  private func isTakenForCopied(_ block: Int) -> Bool {
+    guard let source = nodes.first(where: { $0.replication == .syncSource }) else { return false }
+    let target = nodes[1 - source.index]
+    guard target.replication == .syncTarget, hasCore(source), hasCore(target) else { return false }
+    return !covers(source, block)
   }
 
   private func hasCore(_ node: SimulatedNode) -> Bool {

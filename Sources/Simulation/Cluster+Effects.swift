@@ -19,10 +19,18 @@ extension Cluster {
     case .writeZeroes(let id, let range, _, let durable):
       checkMarkedDirty(node, range)
       submit(node, .request(id, .none), .zero, range, forceUnitAccess: durable)
-    case .flush(let id): flush(node, id)
-    case .writeSuperblock: writeSuperblock(node)
-    case .writeBitmapPage(let entry): writeBitmapPage(node, entry)
-    case .writeActivityLog: writeActivityLog(node)
+    case .flush(let id):
+      flush(node, id)
+      aimCut(node)
+    case .writeSuperblock:
+      writeSuperblock(node)
+      aim(node)
+    case .writeBitmapPage(let entry):
+      writeBitmapPage(node, entry)
+      aim(node)
+    case .writeActivityLog:
+      writeActivityLog(node)
+      aim(node)
     case .send(let connection, let header, let buffer): send(node, connection, header, buffer)
     case .sendControl(let connection, let message): sendControl(node, connection, message)
     case .sendDigests, .compareDigests: carryOutVerify(effect, node)
@@ -112,7 +120,11 @@ extension Cluster {
       network.corruptNext = false
       flipBit(of: &message)
     }
-    network.send(message, on: id, from: node.index, now: now, random: &networkRandom)
+    if failsNow(node, .send) {
+      network.cut(id, .bothTold, now: now, random: &networkRandom)
+    } else {
+      network.send(message, on: id, from: node.index, now: now, random: &networkRandom)
+    }
     drainNetwork()
   }
 
@@ -121,6 +133,7 @@ extension Cluster {
     switch note {
     case .role(_, let new):
       node.role = new
+      if new == .secondary { history.clientsLeft(node.index) }
       if new == .primary { becamePrimary(node) }
     case .disk(let old, let new):
       node.diskState = new
@@ -134,10 +147,14 @@ extension Cluster {
       givesUpIfVictim(node, new)
       if new == .connected { connected(node) }
       if new == .standAlone { stoodAlone(node, reason) }
+      if new == .standAlone, reason.text.isEmpty {
+        violate(.conduct, "node \(node.index) stands alone and does not say why")
+      }
       if reason == .protocolError {
         violate(.conduct, "node \(node.index) met a protocol error from a correct peer")
       }
     case .replication(_, let old, let new):
+      if node.replication.isTarget, new == .off { reach(.interruptedResync) }
       node.replication = new
       if new == .wfBitMapT { becameTarget(node) }
       if old == .syncTarget, new == .established {
@@ -148,7 +165,9 @@ extension Cluster {
     case .protocolError(_, let type):
       violate(.conduct, "node \(node.index) took a \(type) for a protocol error")
     case .verifyStarted, .outOfSync, .repaired, .verifyEnded: verifyNoted(node, note)
-    case .decision(_, let decision): decided(node, decision)
+    case .decision(_, let decision):
+      met(decision.rule)
+      decided(node, decision)
     case .mustGiveWay(let peer): mustGiveWay(node, peer)
     case .rewritten: statistics.repairs += 1
     case .diskTimeout: statistics.diskTimeouts += 1

@@ -14,6 +14,7 @@ extension Cluster {
       lastEventTime = now
       if eventsAtThisTime > Self.eventsAtOneTime { violate(.progress, "time stands still") }
       happen(occurrence)
+      passPoint()
       checkAfterEvent()
     }
     if violations.isEmpty, !hasConverged, time < .max { queue.advance(to: time) }
@@ -24,7 +25,10 @@ extension Cluster {
     case .disk(let index, let epoch, let purpose, let ticket, let range):
       let node = nodes[index]
       guard node.epoch == epoch else { return }
-      if node.hungUntil > now { return node.hungAnswers.append(occurrence) }
+      if node.hungUntil > now {
+        struck(.hangDisk)
+        return node.hungAnswers.append(occurrence)
+      }
       if postpone(node, occurrence) { return }
       hash.event(at: now, 1 << 56 | UInt64(index) << 48 | ticket.number)
       diskEnded(node, purpose, ticket, range)
@@ -36,9 +40,18 @@ extension Cluster {
       let node = nodes[index]
       guard node.epoch == epoch else { return }
       if postpone(node, occurrence) { return }
+      if failsNow(node, .timer) {
+        let late = failure?.isForEver == true ? planRandom.below(1_000_000_000) : 5_000_000_000
+        node.tickAt = now + late
+        return queue.schedule(at: node.tickAt, .lateTick(node: index, epoch: epoch))
+      }
       hash.event(at: now, 3 << 56 | UInt64(index))
       node.tickAt = .max
       tick(node)
+    case .lateTick(let index, let epoch):
+      guard nodes[index].epoch == epoch else { return }
+      nodes[index].tickAt = .max
+      tick(nodes[index])
     case .start(let index):
       hash.event(at: now, 4 << 56 | UInt64(index))
       start(index)
@@ -55,6 +68,10 @@ extension Cluster {
       undoTurn(node, number, next)
     case .operatorTurn: operate()
     case .fault(let number): disturb(number)
+    case .strike(let kind): strike(kind)
+    case .aimedCut(let kind): if !faultsAreOver { cut(kind) }
+    case .aimedEnd(let index, let epoch, let how):
+      if nodes[index].epoch == epoch { end(index, how) }
     case .faultEnds(let node, let kind): endFault(kind, node)
     case .faultsOver: endFaults()
     }
@@ -63,6 +80,7 @@ extension Cluster {
   /// A paused process sees nothing until it goes on.
   private func postpone(_ node: SimulatedNode, _ occurrence: Occurrence) -> Bool {
     guard node.pausedUntil > now else { return false }
+    struck(.pauseNode)
     queue.schedule(at: node.pausedUntil, occurrence)
     return true
   }
@@ -82,6 +100,7 @@ extension Cluster {
         return
       }
     }
+    noteBlocked(reminder)
     let happening = network.arrive(reminder, now: now, random: &networkRandom)
     drainNetwork()
     guard let happening else { return }
@@ -122,19 +141,26 @@ extension Cluster {
         try MessageHeader(parsing: bytes)
       }
     } catch {
-      if !message.isCorrupt {
+      if message.isCorrupt {
+        struck(.corruptMessage)
+      } else {
         violate(.conduct, "node \(node.index) received a header that does not parse: \(error)")
       }
       return abandon(node, connection, "\(error)", .closed(connection))
     }
     guard isTaken(message, header) else {
-      if !message.isCorrupt {
+      if message.isCorrupt {
+        struck(.corruptMessage)
+      } else {
         violate(.conduct, "node \(node.index) refuses a message that came as it was sent")
       }
       return abandon(node, connection, "digest mismatch", .corrupted(connection))
     }
     if message.isCorrupt, options.canary != .ignoreDigestMismatch {
       violate(.conduct, "node \(node.index) took a corrupt message as sound")
+    }
+    if header.type == .hello, !network.isOpen(network.id(connection.value), node: 1 - node.index) {
+      reach(.lateHello)
     }
     hash.event(at: now, 9 << 56 | UInt64(node.index) << 48 | UInt64(header.type.rawValue) << 40)
     hash.mix(header.id ^ header.offset << 32 ^ header.length)
@@ -192,6 +218,7 @@ extension Cluster {
     while node.epoch == epoch, let effect = node.replica.effects.pop() {
       carryOut(effect, node)
       node.effectCount += 1
+      passPoint()
       if let point = faultPoint, point.node == node.index, point.effect == node.effectCount {
         faultPoint = nil
         strike(point)
@@ -204,7 +231,7 @@ extension Cluster {
     if node.epoch == epoch { armTick(node) }
   }
 
-  private func armTick(_ node: SimulatedNode) {
+  func armTick(_ node: SimulatedNode) {
     let deadline = node.replica.nextDeadline
     guard deadline != .never else { return }
     // A timer of the kernel never fires early; a microsecond late is usual.
@@ -302,6 +329,9 @@ extension Cluster {
     _ node: SimulatedNode, _ purpose: DiskPurpose, _ operation: SimulatedDisk.Operation,
     _ range: SlotRange, forceUnitAccess: Bool
   ) {
+    if let kind = EffectKind(purpose, operation), failsNow(node, kind) {
+      node.disk.faults.failsNext = true
+    }
     let races = node.disk.counters.racingWrites
     let ticket = node.disk.submit(
       operation, start: range.start, count: range.count, forceUnitAccess: forceUnitAccess,
@@ -310,7 +340,10 @@ extension Cluster {
       violate(.coherence, "node \(node.index) has two writes to one sector in flight: \(purpose)")
     }
     var due = now + draw(options.diskLatency[node.index], node.index)
-    if node.slowByNs > 0 { due += diskRandom[node.index].below(node.slowByNs) }
+    if node.slowByNs > 0, !node.slowsFlushesOnly || operation == .flush {
+      struck(.slowDisk)
+      due += diskRandom[node.index].below(node.slowByNs)
+    }
     queue.schedule(
       at: due, .disk(node: node.index, epoch: node.epoch, purpose, ticket, range))
   }

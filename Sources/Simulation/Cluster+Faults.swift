@@ -29,14 +29,21 @@ extension Cluster {
     guard faultsLeft > 0 else { return }
     faultsLeft -= 1
     let kind = options.faults[planRandom.index(options.faults.count)]
-    hash.event(at: now, 14 << 56 | UInt64(kind.rawValue))
-    say("fault: \(kind)")
-    statistics.faults[kind.rawValue] += 1
-    apply(kind)
+    burstLeft = options.burstRequests
+    // The clients are at work when it strikes.
+    queue.schedule(at: now + planRandom.below(30_000_000), .strike(kind))
     let pause = planRandom.below(options.faultPauseMs * 1_000_000)
     queue.schedule(
       at: now + pause + (faultsLeft == 0 ? options.faultLastsMs * 1_000_000 : 0),
       faultsLeft == 0 ? .faultsOver : .fault(number + 1))
+  }
+
+  func strike(_ kind: FaultKind) {
+    guard !faultsAreOver else { return }
+    hash.event(at: now, 14 << 56 | UInt64(kind.rawValue))
+    say("fault: \(kind)")
+    statistics.faults[kind.rawValue] += 1
+    apply(kind)
   }
 
   private var primaryIndex: Int {
@@ -44,30 +51,42 @@ extension Cluster {
   }
 
   private func lasts(_ node: Int, _ kind: FaultKind) {
-    let length = 1_000_000 + planRandom.below(options.faultLastsMs * 1_000_000)
+    var length = 1_000_000 + planRandom.below(options.faultLastsMs * 1_000_000)
+    // Long enough for some operation to meet it.
+    if kind == .readErrors || kind == .writeErrors || kind == .flushErrors {
+      length += 3_000_000_000
+    }
     queue.schedule(at: now + length, .faultEnds(node: node, kind))
+    faultsUnderWay += 1
+    if faultsUnderWay > 1 { reach(.severalFaults) }
   }
 
   private func apply(_ kind: FaultKind) {
     let primary = primaryIndex
     let node = planRandom.index(2)
     switch kind {
-    case .killPrimary: end(primary, .kill)
-    case .killSecondary: end(1 - primary, .kill)
-    case .killBoth: for index in 0...1 { end(index, .kill) }
-    case .powerPrimary: end(primary, .powerLoss)
-    case .powerSecondary: end(1 - primary, .powerLoss)
-    case .powerBoth: for index in 0...1 { end(index, .powerLoss) }
-    case .restartCleanly: if nodes[node].pendingCommand == nil { command(node, .shutdown) }
+    case .killPrimary: crash(kind, primary, .kill)
+    case .killSecondary: crash(kind, 1 - primary, .kill)
+    case .killBoth: for index in 0...1 { crash(kind, index, .kill) }
+    case .powerPrimary: crash(kind, primary, .powerLoss)
+    case .powerSecondary: crash(kind, 1 - primary, .powerLoss)
+    case .powerBoth: for index in 0...1 { crash(kind, index, .powerLoss) }
+    case .rotSuperblock, .rotLog, .rotBitmap: rotMetadata(kind, node)
+    case .clockLeap: leap(node)
+    case .restartCleanly:
+      guard nodes[node].isRunning, nodes[node].pendingCommand == nil else { return }
+      struck(kind)
+      command(node, .shutdown)
     case .pauseNode:
       guard nodes[node].isRunning else { return }
       let until = now + planRandom.below(options.faultLastsMs * 1_000_000)
       nodes[node].pausedUntil = max(nodes[node].pausedUntil, until)
-    case .cutConnection, .halfOpenConnection: cut(kind)
+    case .cutConnection, .halfOpenConnection: aimableCut(kind)
     case .corruptMessage: network.corruptNext = true
     case .isolateAndPromote:
       for index in 0...1 { setBlocked(true, from: index) }
       operatorState.promoteWhenAlone = 1 - primary
+      faultsUnderWay += 1
       let length = (options.faultLastsMs + 3 * options.pingIntervalMs) * 1_000_000
       queue.schedule(at: now + planRandom.below(length), .faultEnds(node: node, kind))
     case .blockOneWay:
@@ -77,7 +96,9 @@ extension Cluster {
       for index in 0...1 { setBlocked(true, from: index) }
       lasts(node, kind)
     case .slowDisk:
-      nodes[node].slowByNs = planRandom.below(3_000_000_000)
+      let mostMs: UInt64 = [30, 300, 3_000][planRandom.index(3)]
+      nodes[node].slowByNs = planRandom.below(mostMs * 1_000_000)
+      nodes[node].slowsFlushesOnly = planRandom.index(3) == 0
       lasts(node, kind)
     case .readErrors:
       nodes[node].disk.faults.readError = Ratio(1, of: planRandom.within(1...20))
@@ -98,10 +119,14 @@ extension Cluster {
       // Half of them hang until the last fault is over.
       if planRandom.coin() { lasts(node, kind) }
     case .pauseSync:
+      if nodes[node].replication.isSource || nodes[node].replication.isTarget { struck(kind) }
       step(nodes[node], .command(.pauseSync, token: 0))
+      pausesUnderWay.append(kind)
       lasts(node, kind)
     case .resyncAfter:
+      if nodes[node].replication.isSource || nodes[node].replication.isTarget { struck(kind) }
       step(nodes[node], .resyncOrder(mustWait: true))
+      pausesUnderWay.append(kind)
       lasts(node, kind)
     case .switchOver, .demoteAndPromote, .disconnectCommand, .invalidateSecondary,
       .invalidateRemote, .promoteBoth, .carelessPromote, .detachPrimary:
@@ -113,6 +138,7 @@ extension Cluster {
     guard nodes[primary].pendingCommand == nil, nodes[1 - primary].pendingCommand == nil else {
       return
     }
+    struck(kind)
     switch kind {
     case .switchOver:
       operatorState.switchTo = 1 - primary
@@ -148,6 +174,7 @@ extension Cluster {
 
   /// Cuts every open connection.
   package func cut(_ kind: FaultKind) {
+    if nodes.contains(where: { $0.connection == .connected }) { struck(kind) }
     for id in network.openConnections {
       let how: SimulatedNetwork<WireMessage>.Cut =
         kind == .cutConnection ? .bothTold : .halfOpen(untold: planRandom.index(2))
@@ -158,6 +185,8 @@ extension Cluster {
 
   func endFault(_ kind: FaultKind, _ node: Int) {
     say("fault ends: \(kind)")
+    faultsUnderWay -= 1
+    if let first = pausesUnderWay.firstIndex(of: kind) { pausesUnderWay.remove(at: first) }
     switch kind {
     case .blockOneWay: setBlocked(false, from: node)
     case .isolateAndPromote:
@@ -194,8 +223,14 @@ extension Cluster {
   func endFaults() {
     say("faults are over")
     faultsAreOver = true
+    faultsOverAt = now
     faultsLeft = 0
     network.corruptNext = false
+    for node in nodes {
+      node.aimedEnd = nil
+      countErrors(of: node)
+    }
+    aimedCut = nil
     operatorState.promoteWhenAlone = nil
     for node in nodes {
       step(node, .command(.resumeSync, token: 0))

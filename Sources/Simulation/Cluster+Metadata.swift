@@ -13,13 +13,13 @@ extension DiskPurpose {
 }
 
 extension Cluster {
-  private func copyStart(_ copy: Int) -> Int { volumeSectors + copy * Self.copySectors }
-  private var ringStart: Int { volumeSectors + 2 * Self.copySectors }
-  private func pageStart(_ page: Int) -> Int {
+  func copyStart(_ copy: Int) -> Int { volumeSectors + copy * Self.copySectors }
+  var ringStart: Int { volumeSectors + 2 * Self.copySectors }
+  func pageStart(_ page: Int) -> Int {
     ringStart + Self.ringSectors + page * Self.pageSectors
   }
 
-  private func bytes(_ node: SimulatedNode, _ start: Int, _ count: Int) -> [UInt8] {
+  func bytes(_ node: SimulatedNode, _ start: Int, _ count: Int) -> [UInt8] {
     node.disk.bytes(for: (start..<(start + count)).map { node.disk.word(at: $0) })
   }
 
@@ -94,7 +94,7 @@ extension Cluster {
       \(block.peers.first?.isFull ?? true) run \(block.activityLogRun)
       """)
     let words = node.disk.words(for: Self.encode(block))
-    node.mirrored = words
+    if options.canary != .leaveOtherCopy { node.mirrored = words }
     writeCopy(node, words, .superblock)
     guard options.canary == .writeBothCopies else { return }
     node.mirrored = nil
@@ -111,6 +111,7 @@ extension Cluster {
   func copyEnded(_ node: SimulatedNode, isMirror: Bool, _ result: Int32) {
     node.isWritingCopy = false
     let isBlank = !isMirror && node.pendingSuperblock == nil
+    if !isBlank { node.wroteCopyInEpoch = result >= 0 ? node.epoch : -1 }
     let changesCopy = !isBlank && options.canary != .writeOneCopy
     if changesCopy, result >= 0 { node.nextCopy = 1 - node.nextCopy }
     if !isMirror {
@@ -156,16 +157,32 @@ extension Cluster {
 
   // MARK: Reading
 
+  /// Copies the sectors of the ring that changed since it was read last: a megabyte each time
+  /// would be most of the work of a small run.
+  private func refreshRing(_ node: SimulatedNode) {
+    if node.ring.isEmpty {
+      node.ring = [UInt8](repeating: 0, count: Self.ringSectors * 512)
+      node.ringWords = [UInt64](repeating: 0, count: Self.ringSectors)
+    }
+    for sector in 0..<Self.ringSectors {
+      let word = node.disk.word(at: ringStart + sector)
+      guard word != node.ringWords[sector] else { continue }
+      node.ringWords[sector] = word
+      node.ring.replaceSubrange(
+        (sector * 512)..<(sector * 512 + 512), with: node.disk.bytes(for: [word]))
+    }
+  }
+
   /// What the activity log says after a crash.
   private func readLog(_ node: SimulatedNode, _ block: Superblock) -> ActivityLogRecovery {
     guard block.dirty else { return .none }
-    let ring = bytes(node, ringStart, Self.ringSectors)
-    let recovery = unsafe ring.withUnsafeBytes {
+    refreshRing(node)
+    let recovery = unsafe node.ring.withUnsafeBytes {
       ActivityLog.recover(
         $0, deviceID: block.deviceID, run: block.activityLogRun,
         volumeBytes: block.volumeBytes * options.activityLogScale)
     }
-    if case .damaged(let damage) = recovery {
+    if case .damaged(let damage) = recovery, !node.logHasRotted {
       violate(.metadata, "node \(node.index) has a damaged activity log: \(damage)")
     }
     return recovery
@@ -208,8 +225,10 @@ extension Cluster {
     } else {
       bitmap.setAll()
     }
+    let log = readLog(node, block)
+    if case .damaged = log { bitmap.setAll() }
     let blocksPerExtent = ActivityLog.extentBytes / options.activityLogScale / blockSize
-    if case .extents(let extents) = readLog(node, block) {
+    if case .extents(let extents) = log {
       for extent in extents {
         let first = min(UInt64(extent) * blocksPerExtent, bitmap.blockCount)
         bitmap.setBlocks(first..<min(first + blocksPerExtent, bitmap.blockCount))

@@ -60,10 +60,18 @@ extension Cluster {
       node.disk.finishAll(random: &diskRandom[index])
       network.processGone(index, now: now, random: &networkRandom)
     case .kill:
-      node.disk.kill(random: &diskRandom[index])
+      if let fates = crashFates[index] {
+        node.disk.crash(losesPower: false, fates)
+      } else {
+        node.disk.kill(random: &diskRandom[index])
+      }
       network.processGone(index, now: now, random: &networkRandom)
     case .powerLoss:
-      node.disk.powerLoss(random: &diskRandom[index])
+      if let fates = crashFates[index] {
+        node.disk.crash(losesPower: true, fates)
+      } else {
+        node.disk.powerLoss(random: &diskRandom[index])
+      }
       network.powerGone(index, random: &networkRandom)
       node.lostPower = true
       node.lostPowerAt = now

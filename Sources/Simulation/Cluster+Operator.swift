@@ -58,6 +58,7 @@ extension Cluster {
     let node = nodes[alone]
     guard node.isRunning, node.connection != .connected, node.pendingCommand == nil else { return }
     operatorState.promoteWhenAlone = nil
+    struck(.isolateAndPromote)
     command(alone, .primary(force: false))
   }
 
@@ -71,9 +72,9 @@ extension Cluster {
       return
     }
     guard node.pendingCommand == nil, node.pausedUntil <= now else { return }
-    if node.diskState == .diskless {
+    if node.diskState == .diskless, !isDead(index) {
       operatorState.disklessTurns[index] += 1
-      if operatorState.disklessTurns[index] > 3 { reattach(node) }
+      if operatorState.disklessTurns[index] > options.disklessTurns { reattach(node) }
       return
     }
     operatorState.disklessTurns[index] = 0
@@ -115,8 +116,13 @@ extension Cluster {
     if history.isExclusive(index) {
       violate(.divergence, "the disk of node \(index) alone holds acknowledged writes")
     }
-    history.gaveUp(index)
+    history.gaveUp(index, keepsSeen: node.role == .primary)
+    countErrors(of: node)
     node.disk = SimulatedDisk(sectorCount: node.disk.sectorCount)
+    (node.ring, node.ringWords) = ([], [])
+    node.logHasRotted = false
+    node.mirrored = nil
+    node.wroteCopyInEpoch = -1
     node.everRotten = []
     node.hungUntil = 0
     createMetadata(node)
@@ -265,9 +271,11 @@ extension Cluster {
   }
 
   private func initialise() {
-    guard nodes[0].isRunning, nodes[0].diskState == .inconsistent else { return }
-    guard nodes[0].pendingCommand == nil, !nodes[0].replica.isSuspended else { return }
-    command(0, .primary(force: true))
+    let first = isDead(0) ? 1 : 0
+    let node = nodes[first]
+    guard node.isRunning, node.diskState == .inconsistent else { return }
+    guard node.pendingCommand == nil, !node.replica.isSuspended else { return }
+    command(first, .primary(force: true))
   }
 
   func replied(_ node: SimulatedNode, _ token: UInt64, _ result: CommandResult) {

@@ -15,12 +15,16 @@ enum Occurrence {
   case network(SimulatedNetwork<WireMessage>.Reminder)
   case sent(node: Int, epoch: Int, BufferID)
   case tick(node: Int, epoch: Int)
+  case lateTick(node: Int, epoch: Int)
   case start(node: Int)
   case client(slot: Int)
   case operatorTurn
   case giveWay(node: Int, epoch: Int, peer: Int, heldOpen: Bool)
   case undo(node: Int, epoch: Int, number: UInt64, next: UInt64)
   case fault(Int)
+  case strike(FaultKind)
+  case aimedEnd(node: Int, epoch: Int, Cluster.End)
+  case aimedCut(FaultKind)
   case faultEnds(node: Int, FaultKind)
   case faultsOver
 }
@@ -54,7 +58,15 @@ package final class Cluster {
   var clientSerial: UInt64 = 0
   /// Clients make no new requests.
   package var clientsAreHeld = false
+  /// Requests that clients may still make at full speed.
+  var burstLeft: Int
   var faultsLeft: Int
+  /// A cut that waits until a target flushes what it has got.
+  var aimedCut: FaultKind?
+  /// Faults that began and did not end.
+  var faultsUnderWay = 0
+  /// What keeps resyncs waiting.
+  var pausesUnderWay: [FaultKind] = []
   package internal(set) var faultsAreOver = false
   package internal(set) var convergenceDeadline = UInt64.max
   package internal(set) var hasConverged = false
@@ -71,6 +83,17 @@ package final class Cluster {
 
   /// A fault at one exact point of the run.
   package var faultPoint: FaultPoint?
+  /// An effect that fails.
+  package var failure: EffectFailure?
+  var faultsOverAt: UInt64 = 0
+  /// Effects and events since a small run began, for `CrashStates`.
+  var points = 0
+  /// The crash that waits for its point.
+  var crashState: CrashState?
+  /// What survives the crash that is happening, for each node; drawn where it is `nil`.
+  var crashFates: [[Fate]?] = [nil, nil]
+  /// Sectors of each write that the crash found unsafe.
+  var unsafeWrites: [Int] = []
   var eventsAtThisTime = 0
   var lastEventTime: UInt64 = 0
 
@@ -116,6 +139,7 @@ package final class Cluster {
     history = WriteHistory(sectorCount: sectors, seed: options.seed)
     clients = (0..<options.clientDepth).map { _ in ClientSlot() }
     clientRequestsLeft = options.clientRequests
+    burstLeft = options.burstRequests
     faultsLeft = options.faultCount
     for node in nodes { createMetadata(node) }
   }
@@ -146,6 +170,7 @@ package final class Cluster {
     core.verifyRequestBytes = min(options.resyncRequestBytes, 64 * blockSize)
     core.verifyWindow = options.resyncWindow
     core.policy = options.policies[node]
+    core.unixSecondsAtZero = 1_700_000_000
     core.sabotage = options.canary
     return core
   }
@@ -187,6 +212,12 @@ package struct Statistics: Equatable, Sendable {
   /// Ranges that resyncs have moved, zeroes included.
   package var resyncRanges = 0
   package var faults = [Int](repeating: 0, count: FaultKind.allCases.count)
+  /// Faults that had an effect: something was running, open, under way.
+  package var struck = [Int](repeating: 0, count: FaultKind.allCases.count)
+  /// What was reached, by `Milestone`.
+  package var milestones = [Int](repeating: 0, count: Milestone.allCases.count)
+  /// What the two replicas found when they met, by `Rule`.
+  package var rules = [Int](repeating: 0, count: Rule.allCases.count)
   package var resyncs = 0
   /// What victims lose was kept so many times.
   package var undos = 0
@@ -232,6 +263,7 @@ package struct Statistics: Equatable, Sendable {
     resyncRanges += other.resyncRanges
     equalBlocks += other.equalBlocks
     for kind in faults.indices { faults[kind] += other.faults[kind] }
+    add(reached: other)
     resyncs += other.resyncs
     undos += other.undos
     peerReads += other.peerReads

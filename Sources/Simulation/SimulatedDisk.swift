@@ -78,6 +78,11 @@ package struct SimulatedDisk {
     package var writes = 0
     package var flushes = 0
     package var errors = 0
+    package var readErrors = 0
+    /// Reads that met an unreadable sector.
+    package var badReads = 0
+    package var writeErrors = 0
+    package var flushErrors = 0
     package var torn = 0
     package var lost = 0
     package var racingWrites = 0
@@ -147,6 +152,16 @@ package struct SimulatedDisk {
     cache = cache.flatMap { $0.without(sector) }
   }
 
+  /// Flips one bit of a sector of the metadata area, as `rot` does.
+  package mutating func rotMetadata(_ sector: Int, bit: Int) {
+    var bytes = blobs[Int(current[sector])]
+    bytes[bit / 8] ^= 1 << UInt8(bit % 8)
+    blobs.append(bytes)
+    current[sector] = UInt64(blobs.count - 1)
+    stable[sector] = current[sector]
+    cache = cache.flatMap { $0.without(sector) }
+  }
+
   /// Begins an operation on `count` sectors from `start`, and says how it will be named.
   package mutating func submit(
     _ operation: Operation, start: Int, count: Int, forceUnitAccess: Bool = false,
@@ -172,7 +187,10 @@ package struct SimulatedDisk {
     }
     var fails = faults.strikes(operation, start: start, count: count, random: &random)
     if operation == .read, !badSectors.isEmpty {
-      fails = fails || (start..<(start + count)).contains { badSectors.contains($0) }
+      if (start..<(start + count)).contains(where: { badSectors.contains($0) }) {
+        counters.badReads += 1
+        fails = true
+      }
     }
     flights.append(
       Flight(
@@ -188,6 +206,11 @@ package struct SimulatedDisk {
     let end = flight.start + flight.count
     if flight.fails {
       counters.errors += 1
+      switch flight.operation {
+      case .read: counters.readErrors += 1
+      case .write, .zero: counters.writeErrors += 1
+      case .flush: counters.flushErrors += 1
+      }
       switch flight.operation {
       case .read: break
       case .write, .zero: store(flight, keep: .some, stable: false, random: &random)
@@ -281,12 +304,15 @@ extension SimulatedDisk {
   private mutating func store(
     _ flight: Flight, keep: Keep, stable isStable: Bool, random: inout SeededGenerator
   ) {
+    store(flight, kept(flight.count, keep, random: &random), stable: isStable)
+  }
+
+  private mutating func store(_ flight: Flight, _ offsets: [Int], stable isStable: Bool) {
     let words =
       switch flight.operation {
       case .write(let words): words
       case .read, .zero, .flush: [UInt64](repeating: 0, count: flight.count)
       }
-    let offsets = kept(flight.count, keep, random: &random)
     guard !offsets.isEmpty else { return }
     version += 1
     for offset in offsets {
@@ -378,6 +404,51 @@ extension SimulatedDisk {
       case .write, .zero: counters.racingWrites += 1
       }
     }
+  }
+}
+
+extension SimulatedDisk {
+  private var changesInFlight: [Flight] {
+    flights.filter { flight in
+      switch flight.operation {
+      case .read, .flush: false
+      case .write, .zero: true
+      }
+    }
+  }
+
+  /// Sectors of each write that a crash now may take: those in flight, and for want of power also
+  /// those that completed and no flush covers, the newest first.
+  package func unsafeWrites(losesPower: Bool) -> [Int] {
+    changesInFlight.map(\.count) + (losesPower ? cache.reversed().map(\.words.count) : [])
+  }
+
+  /// A crash of the process or of the machine that takes exactly this: a fate for each of
+  /// `unsafeWrites`. What is not named is kept.
+  package mutating func crash(losesPower: Bool, _ fates: [Fate]) {
+    let changes = changesInFlight
+    flights.removeAll()
+    let cached = losesPower ? cache : []
+    if losesPower { cache.removeAll() }
+    var left = fates[...]
+    // Oldest last in the list; each is judged by its version, so that the order does not matter.
+    for flight in changes {
+      let offsets = Array((left.popFirst() ?? .kept).offsets(flight.count))
+      store(flight, offsets, stable: losesPower)
+    }
+    for entry in cached.reversed() {
+      let fate = left.popFirst() ?? .kept
+      guard !entry.doomed else { continue }
+      for offset in fate.offsets(entry.words.count) {
+        let sector = entry.start + offset
+        guard entry.version > stableVersion[sector] else { continue }
+        stable[sector] = entry.words[offset]
+        stableVersion[sector] = entry.version
+      }
+    }
+    guard losesPower else { return }
+    current = stable
+    currentVersion = stableVersion
   }
 }
 

@@ -101,6 +101,9 @@ package struct SimulatedNetwork<Message> {
   /// Whether `node` has an open socket for `id`.
   package func isOpen(_ id: ConnectionID, node: Int) -> Bool { connections[id.number].open[node] }
 
+  /// The connection with this number.
+  package func id(_ number: UInt64) -> ConnectionID { ConnectionID(number: Int(number)) }
+
   /// The node that dialled `id`.
   package func dialler(of id: ConnectionID) -> Int { connections[id.number].dialler }
 

@@ -48,10 +48,14 @@ package final class SimulatedNode {
   package var isRunning = false
   /// Effects of the core that were carried out, in all runs of the process.
   package var effectCount = 0
+  /// The same by `EffectKind`: those that can fail.
+  var effectsOfKind = [Int](repeating: 0, count: EffectKind.allCases.count)
   /// Events for this node wait until then.
   package var pausedUntil: UInt64 = 0
   /// Disk operations take up to this much longer, in nanoseconds.
   package var slowByNs: UInt64 = 0
+  /// Only flushes do.
+  var slowsFlushesOnly = false
   /// The disk answers nothing until then; what it would have said is kept.
   package var hungUntil: UInt64 = 0
   var hungAnswers: [Occurrence] = []
@@ -71,6 +75,8 @@ package final class SimulatedNode {
   package var wantsSuperblock = false
   /// What was written to one copy and is to be written to the other.
   package var mirrored: [UInt64]?
+  /// The run of the process in which a copy was written last, and none failed since.
+  var wroteCopyInEpoch = -1
   /// What a reader of the disk would find now.
   package var durableSuperblock: Superblock?
   /// Reads for a resync that wait for a free buffer.
@@ -109,6 +115,13 @@ package final class SimulatedNode {
   package var lostPowerAt: UInt64?
   /// The node's disk knows, or must assume, that its peer went on without it.
   package var mayKnowItIsBehind = false
+  /// The activity log on disk as it was read last, and the sectors' words then.
+  var ring: [UInt8] = []
+  var ringWords: [UInt64] = []
+  /// A crash that waits until the node writes metadata.
+  var aimedEnd: Cluster.End?
+  /// Its activity log on disk has rotted at some time.
+  package var logHasRotted = false
   /// The administrator gave its data up, if it is the victim of a split brain.
   package var mayDiscard = false
   /// Blocks that the disk alone, without a running core, says may differ from the peer's.

@@ -16,12 +16,7 @@ extension Canary {
   package static var planted: [Canary] { allCases.filter { $0 != .none } }
 
   /// Bugs that are not found within 1000 seeds: what the simulator is known not to see.
-  ///
-  /// `leaveBeforePages` loses only what the next page write brings anyway; `writeOneCopy` needs rot
-  /// of the one good copy, which is not drawn; the others need an order of events that is rare.
-  package static var blindSpots: [Canary] {
-    [.leaveBeforePages, .unmarkWhenSent, .believeOldFlush, .writeOneCopy]
-  }
+  package static var blindSpots: [Canary] { [] }
 
   /// What `--canary` takes.
   package static var names: [String] { allCases.map { "\($0)" } }
@@ -61,6 +56,11 @@ package enum FaultKind: Int, CaseIterable, Sendable {
   case hangDisk
   /// The Primary's disk is taken away under its clients.
   case detachPrimary
+  /// A node's clock leaps ahead, as after a pause of its virtual machine; its date goes anywhere.
+  case clockLeap
+  /// A bit of one copy of the superblock, of the activity log or of a bitmap on disk flips while
+  /// the node is down.
+  case rotSuperblock, rotLog, rotBitmap
 }
 
 /// What one run is like.
@@ -84,6 +84,16 @@ package struct SwarmOptions: Equatable, Sendable {
   package var flushPercent: UInt64 = 5
   package var trimPercent: UInt64 = 3
   package var zeroPercent: UInt64 = 3
+  /// Requests that clients make at full speed, from the start and again from shortly before each
+  /// disturbance; between, they only trickle. 0: they always go at full speed.
+  package var burstRequests = 0
+  /// How often a crash waits until the node writes metadata, and strikes while that is under way or
+  /// soon after it.
+  package var aimedCrashes = Ratio.never
+  /// How often a cut waits until the target of a resync flushes.
+  package var aimedCuts = Ratio.never
+  /// For how many of his looks the administrator leaves a node without its disk.
+  package var disklessTurns = 3
   /// Writes with FUA.
   package var forceUnitAccess = Ratio(1, of: 10)
   /// Requests that go to the Secondary, which must refuse them.
@@ -172,9 +182,11 @@ package struct SwarmOptions: Equatable, Sendable {
       faults.removeAll { $0 == .carelessPromote || $0 == .isolateAndPromote }
     }
     if !random.chance(Ratio(1, of: 4)) {
-      faults.removeAll { $0 == .readErrors || $0 == .writeErrors || $0 == .flushErrors }
+      faults.removeAll { $0 == .writeErrors || $0 == .flushErrors }
     }
     faultCount = faults.isEmpty ? 0 : Int(random.within(1...12))
+    burstRequests = random.below(4) == 0 ? 0 : Int(random.within(5...60))
+    aimedCrashes = random.coin() ? Ratio(1, of: 2) : .never
     faultPauseMs = [100, 500, 2_000, 8_000][random.index(4)]
     faultLastsMs = [50, 500, 3_000, 12_000][random.index(4)]
     bufferCount = clientDepth + (random.coin() ? 256 : Int(random.within(8...32)))
@@ -203,6 +215,22 @@ package struct SwarmOptions: Equatable, Sendable {
     undoFailure = random.coin() ? Ratio(1, of: 4) : .never
     if random.chance(Ratio(1, of: 4)) { policies = Self.drawPolicies(&random) }
     if random.chance(Ratio(1, of: 6)) { splitOften() }
+    aimedCuts = random.coin() ? Ratio(1, of: 3) : .never
+    drawTheme(&random)
+  }
+
+  /// A third of the runs have little else than one kind of trouble, again and again: what needs
+  /// several rare events in a row happens there.
+  private mutating func drawTheme(_ random: inout SeededGenerator) {
+    switch random.below(18) {
+    case 0: isolate(&random)
+    case 1: promoteCarelessly(&random)
+    case 2: cutWhileDisksAreSlow(&random)
+    case 3: wearDisks(&random)
+    case 4: loseDiskAndPeer(&random)
+    case 5: crashWhileMarksAreWritten(&random)
+    default: break
+    }
   }
 
   /// Few cuts end in a split brain: some runs have hardly anything else, and clients that go on
@@ -230,6 +258,82 @@ package struct SwarmOptions: Equatable, Sendable {
     return [policy, other]
   }
 
+  /// A run in which both sides go on without each other, again and again.
+  private mutating func isolate(_ random: inout SeededGenerator) {
+    faults = [.isolateAndPromote] + faults.prefix(Int(random.below(3)))
+    faultCount = Int(random.within(2...8))
+    burstRequests = Int(random.within(5...60))
+    pingIntervalMs = 500
+    faultLastsMs = 3_000
+    faultPauseMs = 16_000
+  }
+
+  /// A run in which nodes are disconnected and the wrong one is promoted.
+  private mutating func promoteCarelessly(_ random: inout SeededGenerator) {
+    faults = [.disconnectCommand, .carelessPromote] + faults.prefix(Int(random.below(3)))
+    faultCount = Int(random.within(6...14))
+    burstRequests = Int(random.within(5...60))
+    faultLastsMs = 12_000
+    faultPauseMs = 2_000
+  }
+
+  /// A run in which what the disks end may belong to a connection that is gone.
+  private mutating func cutWhileDisksAreSlow(_ random: inout SeededGenerator) {
+    faults = [.slowDisk, .cutConnection, .cutConnection] + faults.prefix(Int(random.below(3)))
+    faultCount = Int(random.within(8...20))
+    faultLastsMs = 12_000
+    faultPauseMs = 2_000
+    clientsDuringFirstSync = true
+    aimedCuts = Ratio(1, of: 2)
+    flushPercent = max(flushPercent, 8)
+  }
+
+  /// A run in which clients crowd on blocks that cannot be read.
+  private mutating func wearDisks(_ random: inout SeededGenerator) {
+    faults = [.badSectors, .badSectors, .readErrors] + faults.prefix(Int(random.below(2)))
+    faultCount = Int(random.within(10...20))
+    (faultLastsMs, faultPauseMs) = (500, 500)
+    clientsDuringFirstSync = false
+    burstRequests = 0
+    hotBlocks = Int(random.within(2...6))
+    requestSectors = [8, 16, 64][random.index(3)]
+    bufferCount += 10
+    clientDepth = 10
+    clientRequests = 600
+    readPercent = 40
+    think = Latency(floorUs: 10, spreadUs: 20_000)
+  }
+
+  /// A run in which a Primary lives on its peer's data, and the peer fails, too.
+  private mutating func loseDiskAndPeer(_ random: inout SeededGenerator) {
+    faults = [.detachPrimary, .detachPrimary, .powerSecondary, .cutConnection]
+    faults += random.coin() ? [.killSecondary] : [.writeErrors]
+    faultCount = Int(random.within(8...20))
+    faultLastsMs = 500
+    faultPauseMs = [500, 2_000][random.index(2)]
+    clientsDuringFirstSync = false
+    failsOver = false
+    disklessTurns = 30
+    hotBlocks = Int(random.within(2...16))
+    flushPercent = random.below(3)
+    readPercent = 40
+    (pingIntervalMs, timeoutMs, koCount) = (500, 500, 2)
+  }
+
+  /// A run in which extents leave the activity log all the time while the peer is away, and the
+  /// node that writes their marks crashes.
+  private mutating func crashWhileMarksAreWritten(_ random: inout SeededGenerator) {
+    faults = [.blockBothWays, .killPrimary, .powerPrimary] + faults.prefix(Int(random.below(2)))
+    faultCount = Int(random.within(8...20))
+    faultLastsMs = 12_000
+    faultPauseMs = 2_000
+    burstRequests = Int(random.within(5...60))
+    aimedCrashes = Ratio(1, of: 1)
+    coolAfterMs = 20
+    failsOver = false
+    (pingIntervalMs, timeoutMs, koCount) = (500, 500, 1)
+  }
+
   private static func drawDisk(_ random: inout SeededGenerator) -> Latency {
     let floor: UInt64 = [10, 50, 500][random.index(3)]
     let spread: UInt64 = [20, 200, 3_000, 20_000][random.index(4)]
@@ -251,6 +355,8 @@ extension SwarmOptions: CustomStringConvertible {
     seed \(seed), \(volumeBlocks) blocks, canary \(canary)
       clients: depth \(clientDepth), \(clientRequests) requests of at most \(requestSectors) \
     sectors, \(hotBlocks) hot blocks, think \(think)
+      bursts: \(burstRequests) requests, crashes aimed at metadata: \(aimedCrashes), cuts at \
+    flushes: \(aimedCuts)
       mix: \(readPercent)% read, \(flushPercent)% flush, \(trimPercent)% trim, \
     \(zeroPercent)% write-zeroes, FUA \(forceUnitAccess), wrong node \(wrongNode)
       disks: \(diskLatency[0]) | \(diskLatency[1])

@@ -56,7 +56,8 @@ package struct WriteHistory {
   private var clock: UInt64 = 0
   private var held: [[UInt64]]
   private var durable: [[UInt64]]
-  /// What reads on this node have seen since it started.
+  /// What clients of this node have seen since they began: what a read returned to them, and their
+  /// own writes that were acknowledged.
   private var observed: [[UInt64]]
   private var exclusiveSince: [UInt64?] = [nil, nil]
   private var exclusiveLast: [UInt64] = [0, 0]
@@ -122,6 +123,9 @@ package struct WriteHistory {
     clock += 1
     records[number].acknowledged = clock
     let begun = records[number].begun
+    for sector in records[number].sectors {
+      observed[records[number].node][sector] = max(observed[records[number].node][sector], begun)
+    }
     for node in 0...1 where holders.contains(node) {
       for sector in records[number].sectors {
         held[node][sector] = max(held[node][sector], begun)
@@ -234,8 +238,11 @@ extension WriteHistory {
     }
   }
 
-  /// The process on `node` ended.
-  package mutating func processEnded(_ node: Int) {
+  /// The process on `node` ended, and its clients with it.
+  package mutating func processEnded(_ node: Int) { clientsLeft(node) }
+
+  /// Those who use `node` from now on have seen nothing yet.
+  package mutating func clientsLeft(_ node: Int) {
     for sector in 0..<sectorCount { observed[node][sector] = 0 }
   }
 
@@ -243,11 +250,13 @@ extension WriteHistory {
   package mutating func powerLost(_ node: Int) { held[node] = durable[node] }
 
   /// `node` is about to be overwritten by the other one, or its disk is new.
-  package mutating func gaveUp(_ node: Int) {
+  ///
+  /// - Parameter keepsSeen: its clients go on meanwhile and see nothing older.
+  package mutating func gaveUp(_ node: Int, keepsSeen: Bool = false) {
     let none = [UInt64](repeating: 0, count: sectorCount)
     held[node] = none
     durable[node] = none
-    observed[node] = none
+    if !keepsSeen { observed[node] = none }
     exclusiveSince[node] = nil
     aloneAfter[node] = clock
   }

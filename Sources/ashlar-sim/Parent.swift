@@ -20,6 +20,7 @@ struct Parent {
   private var faults = [Int](repeating: 0, count: FaultKind.allCases.count)
   private var refusals: [String: (forked: Int, whole: Int)] = [:]
   private var disks = [Int](repeating: 0, count: Statistics().diskCounts.count)
+  private var coverage = Coverage()
   private let deadline: Date?
 
   /// Seeds a child gets at once.
@@ -114,13 +115,13 @@ struct Parent {
   }
 
   private mutating func take(_ line: String, _ child: Child) {
-    let words = line.split(separator: " ", maxSplits: 9).map(String.init)
+    let words = line.split(separator: " ", maxSplits: 10).map(String.init)
     guard words.count >= 2, let seed = UInt64(words[1]) else { return }
     if words[0] == "begin" {
       child.running = seed
       return
     }
-    guard words[0] == "end", words.count >= 9 else { return }
+    guard words[0] == "end", words.count >= 10 else { return }
     child.running = nil
     child.seeds = (seed + 1)..<child.seeds.upperBound
     events += UInt64(words[3]) ?? 0
@@ -128,6 +129,7 @@ struct Parent {
     for (index, count) in words[6].split(separator: ",").enumerated() where index < faults.count {
       faults[index] += Int(count) ?? 0
     }
+    coverage.add(faults: words[6], reached: words[9])
     take(refusals: words[7])
     for (index, count) in words[8].split(separator: ",").enumerated() where index < disks.count {
       disks[index] += Int(count) ?? 0
@@ -135,7 +137,7 @@ struct Parent {
     if words[2] == "ok" {
       passed += 1
     } else {
-      fail(seed, words.count > 9 ? words[9] : "")
+      fail(seed, words.count > 10 ? words[10] : "")
     }
   }
 
@@ -183,6 +185,7 @@ struct Parent {
     let names = Statistics().diskCounts.map(\.name)
     print("disks: \(zip(names, disks).map { "\($0) \($1)" }.joined(separator: ", "))")
     print("faults: \(counts.joined(separator: ", "))")
+    if command.coverage { coverage.report() }
     let reasons = refusals.sorted { $0.key < $1.key }
       .map { "\($0.key) \($0.value.forked)/\($0.value.whole)" }
     print("refusals (both sides hold own writes/not): \(reasons.joined(separator: ", "))")

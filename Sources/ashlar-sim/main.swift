@@ -45,6 +45,24 @@ struct AshlarSim: ParsableCommand {
   @Flag(help: "One fault at every point of a small run, for --seeds runs from --from on.")
   var points = false
 
+  @Flag(help: "Every crash of small runs, with every subset of the unsafe writes.")
+  var crashes = false
+
+  @Flag(help: "Every effect of a few named runs fails, once and for ever; --seeds timings each.")
+  var effects = false
+
+  @Option(help: "Run one failure of --effects again.")
+  var effect: String?
+
+  @Option(help: "With --crashes: one in so many points; --from chooses which.")
+  var share: UInt64 = 1
+
+  @Option(help: "Run one state of --crashes again.")
+  var crash: String?
+
+  @Option(help: .hidden)
+  var part = 0
+
   @Flag(help: "Runs about online verify, for --seeds runs from --from on, or for --seed.")
   var verify = false
 
@@ -57,6 +75,9 @@ struct AshlarSim: ParsableCommand {
   @Flag(help: "Do not inspect the lineage on disk; find what a missing generation leads to.")
   var withoutLineageCheck = false
 
+  @Flag(help: "Say in which share of the seeds each fault existed and had an effect.")
+  var coverage = false
+
   @Flag(help: .hidden)
   var worker = false
 
@@ -64,6 +85,13 @@ struct AshlarSim: ParsableCommand {
     if let canary, Canary(named: canary) == nil {
       throw ValidationError("unknown canary '\(canary)'")
     }
+    guard crash == nil || crash.flatMap(CrashState.init) != nil else {
+      throw ValidationError("--crash takes what --crashes prints")
+    }
+    guard effect == nil || effect.flatMap(EffectFailure.init) != nil else {
+      throw ValidationError("--effect takes what --effects prints")
+    }
+    guard share > 0 else { throw ValidationError("--share must be at least 1") }
     guard jobs > 0 else { throw ValidationError("--jobs must be at least 1") }
     guard seeds > 0 else { throw ValidationError("--seeds must be at least 1") }
     guard at == nil || at.flatMap(FaultPoint.init) != nil else {
@@ -72,10 +100,13 @@ struct AshlarSim: ParsableCommand {
     guard first <= UInt64.max - seeds else { throw ValidationError("--from is too large") }
   }
 
-  private var plantedBug: Canary? { canary.flatMap(Canary.init(named:)) }
+  var plantedBug: Canary? { canary.flatMap(Canary.init(named:)) }
 
   func run() throws {
-    if worker { return try work() }
+    if worker { return crashes ? try tryCrashes() : effects ? try tryFailures() : try work() }
+    if crashes || effects { return try enumerateInParts() }
+    if let failure = effect.flatMap(EffectFailure.init) { return try showFailure(failure) }
+    if let state = crash.flatMap(CrashState.init) { return try showCrash(state) }
     if canaries { return try plantEveryBug() }
     if points { return try enumeratePoints() }
     if verify { return try runVerifies() }
@@ -108,7 +139,8 @@ struct AshlarSim: ParsableCommand {
       let text = report.violations.first.map { "\($0)" } ?? ""
       let last = refusals.isEmpty ? "-" : refusals.joined(separator: ",")
       let disks = report.statistics.diskCounts.map { "\($0.count)" }.joined(separator: ",")
-      print(fields.joined(separator: " "), faults, last, disks, text)
+      let reached = report.statistics.reached.map { "\($0)" }.joined(separator: ",")
+      print(fields.joined(separator: " "), faults, last, disks, reached, text)
     }
   }
 

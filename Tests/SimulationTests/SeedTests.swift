@@ -61,6 +61,10 @@ import Testing
     for seed in 0..<120 as Range<UInt64> { all.add(Runner.run(seed: seed).statistics) }
     for kind in FaultKind.allCases {
       #expect(all.faults[kind.rawValue] > 0, "\(kind) never happens")
+      #expect(all.struck[kind.rawValue] > 0, "\(kind) never has an effect")
+    }
+    for milestone in Milestone.allCases {
+      #expect(all.milestones[milestone.rawValue] > 0, "\(milestone) is never reached")
     }
     #expect(all.resyncs > 120)
     #expect(all.abandoned > 0)
