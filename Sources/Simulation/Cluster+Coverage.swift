@@ -8,14 +8,11 @@ extension Cluster {
   func checkCoverage() {
     // A disk that was let go still carries out what it had been given.
     for node in nodes where !hasCore(node) && node.disk.inFlight > 0 { return }
-    for block in 0..<options.volumeBlocks {
+    let differing = nodes[0].disk.blocksDiffering(from: nodes[1].disk, count: options.volumeBlocks)
+    for block in differing {
       let sectors = (block * 8)..<(block * 8 + 8)
-      let differs = sectors.contains {
-        nodes[0].disk.word(at: $0) != nodes[1].disk.word(at: $0)
-      }
       // What rots, nobody knows.
       guard !nodes.contains(where: { $0.everRotten.contains(block) }) else { continue }
-      guard differs else { continue }
       let isMarked = nodes.contains { covers($0, block) }
       guard !isMarked || isTakenForCopied(block) else { continue }
       if sectors.contains(where: { isInFlight($0, node: 0) || isInFlight($0, node: 1) }) {

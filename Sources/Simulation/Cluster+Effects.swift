@@ -19,9 +19,7 @@ extension Cluster {
     case .writeZeroes(let id, let range, _, let durable):
       checkMarkedDirty(node, range)
       submit(node, .request(id, .none), .zero, range, forceUnitAccess: durable)
-    case .flush(let id):
-      flush(node, id)
-      aimCut(node)
+    case .flush(let id): flush(node, id)
     case .writeSuperblock:
       writeSuperblock(node)
       aim(node)

@@ -344,6 +344,7 @@ extension Cluster {
       struck(.slowDisk)
       due += diskRandom[node.index].below(node.slowByNs)
     }
+    if operation == .flush { due += aimCut(node) }
     queue.schedule(
       at: due, .disk(node: node.index, epoch: node.epoch, purpose, ticket, range))
   }

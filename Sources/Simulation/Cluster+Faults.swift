@@ -95,6 +95,27 @@ extension Cluster {
     case .blockBothWays:
       for index in 0...1 { setBlocked(true, from: index) }
       lasts(node, kind)
+    case .slowDisk, .readErrors, .writeErrors, .flushErrors, .badSectors, .hangDisk:
+      disturbDisk(kind, primary)
+    case .pauseSync:
+      if nodes[node].replication.isSource || nodes[node].replication.isTarget { struck(kind) }
+      step(nodes[node], .command(.pauseSync, token: 0))
+      pausesUnderWay.append(kind)
+      lasts(node, kind)
+    case .resyncAfter:
+      if nodes[node].replication.isSource || nodes[node].replication.isTarget { struck(kind) }
+      step(nodes[node], .resyncOrder(mustWait: true))
+      pausesUnderWay.append(kind)
+      lasts(node, kind)
+    case .switchOver, .demoteAndPromote, .disconnectCommand, .invalidateSecondary,
+      .invalidateRemote, .promoteBoth, .carelessPromote, .detachPrimary:
+      administer(kind, primary)
+    }
+  }
+
+  private func disturbDisk(_ kind: FaultKind, _ primary: Int) {
+    let node = planRandom.index(2)
+    switch kind {
     case .slowDisk:
       let mostMs: UInt64 = [30, 300, 3_000][planRandom.index(3)]
       nodes[node].slowByNs = planRandom.below(mostMs * 1_000_000)
@@ -118,19 +139,7 @@ extension Cluster {
       nodes[node].hungUntil = .max
       // Half of them hang until the last fault is over.
       if planRandom.coin() { lasts(node, kind) }
-    case .pauseSync:
-      if nodes[node].replication.isSource || nodes[node].replication.isTarget { struck(kind) }
-      step(nodes[node], .command(.pauseSync, token: 0))
-      pausesUnderWay.append(kind)
-      lasts(node, kind)
-    case .resyncAfter:
-      if nodes[node].replication.isSource || nodes[node].replication.isTarget { struck(kind) }
-      step(nodes[node], .resyncOrder(mustWait: true))
-      pausesUnderWay.append(kind)
-      lasts(node, kind)
-    case .switchOver, .demoteAndPromote, .disconnectCommand, .invalidateSecondary,
-      .invalidateRemote, .promoteBoth, .carelessPromote, .detachPrimary:
-      administer(kind, primary)
+    default: preconditionFailure("\(kind) is not of a disk")
     }
   }
 

@@ -242,7 +242,9 @@ extension Cluster {
     let since = operatorState.withoutPrimarySince ?? now
     operatorState.withoutPrimarySince = since
     guard !running.contains(where: { $0.pendingCommand != nil }) else { return }
-    let hasData = nodes.contains { $0.durableSuperblock?.lineage.isEmpty == false }
+    let hasData = nodes.contains {
+      $0.durableSuperblock?.lineage.isEmpty == false && !isDead($0.index)
+    }
     guard operatorState.hasInitialised || hasData else { return initialise() }
     guard now >= operatorState.promotesFrom else { return }
     if let target = operatorState.switchTo {

@@ -206,8 +206,9 @@ extension Cluster {
       && nodes.allSatisfy { $0.isRunning && $0.pendingCommand == nil && $0.disk.inFlight == 0 }
     let staysConnected = failure.kind == .send || dead.connection == .connected
     guard isAtRest, staysConnected, nodes.allSatisfy({ $0.buffers.takenCount == 0 }) else { return }
+    // What it held when it lost power last, if it did: the dead disk brings nothing back.
     if !history.isExclusive(failure.node), other.diskState == .upToDate,
-      let (sector, text) = missingSector(on: other.index, authority: nil)
+      let (sector, text) = missingSector(on: other.index, authority: other.index)
     {
       violate(.durability, "at the end sector \(sector) of node \(other.index) holds \(text)")
     }

@@ -78,23 +78,25 @@ extension Cluster {
       at: now + planRandom.below(time + 1), .aimedEnd(node: node.index, epoch: node.epoch, how))
   }
 
-  /// A cut at once, or when the target of a resync flushes next: what its disk ends then belongs
-  /// to a connection that is gone.
+  /// A cut at once, or at the end of the next resync, or both.
   func aimableCut(_ kind: FaultKind) {
     let isSyncing = nodes.contains { $0.replication.isTarget || $0.replication.isSource }
-    guard aimedCut == nil, isSyncing, planRandom.chance(options.aimedCuts) else {
-      return cut(kind)
-    }
-    aimedCut = kind
+    let isAimed = aimedCut == nil && planRandom.chance(options.aimedCuts)
+    if isAimed { aimedCut = kind }
+    if !isAimed || !isSyncing { cut(kind) }
   }
 
-  /// The node has begun to flush.
-  func aimCut(_ node: SimulatedNode) {
-    guard let kind = aimedCut, node.replication == .syncTarget else { return }
+  /// The node has begun to flush. At the end of a resync a cut may have waited for that: the flush
+  /// takes long, and what it ends belongs to a connection that is gone. Returns how long.
+  func aimCut(_ node: SimulatedNode) -> UInt64 {
+    guard let kind = aimedCut, node.replication == .syncTarget,
+      nodes[1 - node.index].promisedContent != nil
+    else { return 0 }
     aimedCut = nil
     reach(.cutDuringFlush)
     let time = draw(options.diskLatency[node.index], node.index)
     queue.schedule(at: now + planRandom.below(time + 1), .aimedCut(kind))
+    return planRandom.below(3_000_000_000)
   }
 
   /// The monotonic clock leaps ahead, and the date is set to anything.

@@ -90,7 +90,7 @@ package struct SwarmOptions: Equatable, Sendable {
   /// How often a crash waits until the node writes metadata, and strikes while that is under way or
   /// soon after it.
   package var aimedCrashes = Ratio.never
-  /// How often a cut waits until the target of a resync flushes.
+  /// How often a cut comes at the end of a resync, while its target flushes.
   package var aimedCuts = Ratio.never
   /// For how many of his looks the administrator leaves a node without its disk.
   package var disklessTurns = 3

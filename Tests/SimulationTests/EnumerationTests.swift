@@ -19,7 +19,7 @@ import Testing
       Issue.record("\(state): \(violation)")
       return true
     }
-    #expect(tally.points > 10)
+    #expect(tally.points > 5)
     #expect(tally.states > tally.points, "nothing is ever unsafe")
   }
 

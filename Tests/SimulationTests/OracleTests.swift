@@ -101,6 +101,47 @@ import Wire
     scenario.run(milliseconds: 1)
   }
 
+  /// The source of a resync takes a block for copied that its target has not got, though the
+  /// target knows better.
+  @Test func sourceThatUnmarksEarlyIsSeen() {
+    let scenario = Scenario()
+    scenario.makePair()
+    scenario.write(0, 0..<64)
+    scenario.tell(1, .invalidate)
+    scenario.run { $0.first.replication == .syncSource && $0.second.replication == .syncTarget }
+    scenario.put(1, sector: 8, 0)
+    scenario.run { $0.first.replica.mayDiffer(BlockIndex(1), fromPeer: 0) == false }
+    scenario.put(1, sector: 8, 0)
+    scenario.cluster.checkCoverage()
+    #expect(scenario.cluster.violations.first?.oracle == .proof)
+  }
+
+  /// What a flush covered at the source is not stable at the target when it calls itself UpToDate.
+  @Test func targetThatDidNotFlushIsSeen() {
+    let scenario = Scenario { $0.canary = .skipSyncDoneFlush }
+    scenario.makePair()
+    scenario.cluster.end(1, .kill)
+    scenario.run { $0.first.connection != .connected }
+    scenario.write(0, 0..<8)
+    scenario.request(0, .flush)
+    scenario.start(1)
+    scenario.run { $0.isInSync }
+    #expect(scenario.cluster.violations.first?.oracle == .durability)
+  }
+
+  /// Clients go on when the disk under them is lost: what was acknowledged to them stays.
+  @Test func clientsSeeTheirOwnWritesWhateverBecomesOfTheDisks() {
+    var history = WriteHistory(sectorCount: 8, seed: 7)
+    let change = history.begin(node: 0, sectors: 0..<8, zeroes: false)
+    history.acknowledge(change, holders: Set2(1))
+    history.powerLost(1)
+    history.gaveUp(0, keepsSeen: true)
+    let seen = history.readFloors(on: 0, sectors: 0..<8, authority: 1)[0]
+    #expect(history.judge(0, sector: 0, on: 0, floor: seen) == .stale(floor: seen))
+    history.clientsLeft(0)
+    #expect(history.readFloors(on: 0, sectors: 0..<8, authority: 1)[0] == 0)
+  }
+
   @Test func staleForeignAndCrossedValuesAreTold() {
     var history = WriteHistory(sectorCount: 16, seed: 7)
     let first = history.begin(node: 0, sectors: 0..<8, zeroes: false)
