@@ -133,6 +133,12 @@ extension BlockBitmap {
     unsafe merge(bits, atWord: page * wordsPerPage)
   }
 
+  /// The pages of a range count as not on the disk, whatever was read: what a read returns after a
+  /// crash of the process may be in the disk's cache only, and a power loss takes it back.
+  public mutating func distrustPages(covering range: ByteRange) {
+    for page in pages(covering: range) where !writing.contains(page) { dirty.insert(page) }
+  }
+
   /// Sets every bit of a page whose copy on the disk is damaged or was never written. It is stale,
   /// not dirty: read again, it would say the same.
   public mutating func loadDamagedPage(_ page: Int) {

@@ -120,6 +120,9 @@ extension Replica {
           let start = min(range.start / options.activityLogScale, volumeBytes)
           let end = min(range.end / options.activityLogScale, volumeBytes)
           bitmaps[slot].set(ByteRange(start: start, end: end))
+          // These marks may have been on their way to the disk when the process died. The log that
+          // stands for them goes only when they have been written again.
+          bitmaps[slot].distrustPages(covering: ByteRange(start: start, end: end))
         }
       }
     }

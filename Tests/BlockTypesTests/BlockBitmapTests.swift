@@ -5,6 +5,15 @@ import TestSupport
 import Testing
 
 @Suite struct BlockBitmapTests {
+  /// What was read from the disk and may be in its cache only counts as not written.
+  @Test func distrustedPagesAreWrittenAgain() {
+    var bitmap = BlockBitmap(blockCount: 256, pageBlocks: 64)
+    bitmap.distrustPages(covering: ByteRange(start: 63 * blockSize, end: 65 * blockSize))
+    #expect(bitmap.dirtyPageCount == 2)
+    #expect(!bitmap.isDurable(0) && !bitmap.isDurable(1) && bitmap.isDurable(2))
+    #expect(bitmap.setCount == 0)
+  }
+
   /// A range sets every block that it touches and clears only blocks that it covers whole.
   @Test(arguments: seeds(count: 32))
   func behavesAsASetOfBlocks(seed: UInt64) {

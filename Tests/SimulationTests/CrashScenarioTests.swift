@@ -128,6 +128,30 @@ extension Scenario {
     scenario.finish()
   }
 
+  /// A node is killed while it writes marks, and starts again; then the host loses power, and with
+  /// it what only the disk's cache had. The new log must not have relied on it (seed 9452).
+  @Test func marksThatOnlyTheCacheHasAreWrittenAgain() {
+    let scenario = Scenario()
+    scenario.makePair()
+    scenario.cluster.end(1, .kill)
+    scenario.run { $0.first.connection != .connected }
+    scenario.write(0, 0..<8)
+    scenario.request(0, .flush)
+    scenario.run(milliseconds: 10)
+    scenario.cluster.end(0, .kill)
+    scenario.start(0)
+    scenario.cluster.crashFates[0] = [.kept]
+    scenario.cluster.end(0, .kill)
+    scenario.start(0)
+    scenario.run(milliseconds: 10)
+    scenario.cluster.crashFates[0] = [Fate](repeating: .lost, count: 64)
+    scenario.cluster.end(0, .powerLoss)
+    scenario.cluster.crashFates[0] = nil
+    scenario.expectNoViolation()
+    scenario.start(0, 1)
+    scenario.finish()
+  }
+
   /// C06, P7: both copies of the superblock say the same once nothing is under way.
   @Test func bothCopiesOfTheSuperblockAreBroughtUpToDate() {
     let scenario = quietPair()
