@@ -99,7 +99,11 @@ extension Cluster {
 
   /// A Primary's disk comes back, or a new one takes its place, while clients go on.
   private func reattachUnderClients(_ node: SimulatedNode) {
-    let isServed = node.connection == .connected && node.peerDisk == .upToDate
+    // He looks at both machines: the node may not have noticed yet that its peer is gone.
+    let other = nodes[1 - node.index]
+    let isServed =
+      node.connection == .connected && other.connection == .connected
+      && other.diskState == .upToDate && node.peerDisk == .upToDate
     guard isServed, planRandom.index(4) != 0 else { return end(node.index, .kill) }
     // The kernel has not let go of the old one yet.
     guard node.disk.inFlight == 0 else { return }

@@ -24,7 +24,8 @@ extension AshlarSim {
       flushOutput()
     }
     print("\(bugs.count) planted bugs, \(hidden.count) not found")
-    print("not looked for: \(Canary.blindSpots.map { "\($0)" }.joined(separator: ", "))")
+    let names = Canary.blindSpots.map { "\($0)" }.joined(separator: ", ")
+    if !names.isEmpty { print("not looked for: \(names)") }
     if !hidden.isEmpty { throw ExitCode(1) }
   }
 }

@@ -80,6 +80,10 @@ extension AshlarSim {
         "--part", "\(part)", "--failures", "\(failures)",
       ]
       if let canary { process.arguments? += ["--canary", canary] }
+      // A run takes a few megabytes and gives them back: the system would clear them each time.
+      process.environment = ProcessInfo.processInfo.environment.merging([
+        "MALLOC_MMAP_THRESHOLD_": "67108864", "MALLOC_TRIM_THRESHOLD_": "268435456",
+      ]) { old, _ in old }
       let pipe = Pipe()
       process.standardOutput = pipe
       try process.run()

@@ -41,7 +41,7 @@ import Testing
   /// Some planted bugs here; `ashlar-sim --canaries` plants every one.
   @Test(arguments: [
     Canary.completeBeforePeer, .skipLineageWrite, .skipLog, .forgetDroppedWrites,
-    .keepPullCursor, .skipFlush,
+    .keepPullCursor, .skipFlush, .unmarkWhenSent, .writeOneCopy,
   ])
   func plantedBugIsFound(canary: Canary) {
     let failure = Runner.firstFailure(from: 0, count: 1_000, canary: canary)
