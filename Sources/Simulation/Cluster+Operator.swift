@@ -107,7 +107,9 @@ extension Cluster {
     guard isServed, planRandom.index(4) != 0 else { return end(node.index, .kill) }
     // The kernel has not let go of the old one yet.
     guard node.disk.inFlight == 0 else { return }
-    if planRandom.coin() { replaceDisk(node.index) }
+    // One that failed a flush may read well and keep nothing: a power cycle would show it.
+    let isNew = planRandom.coin() || node.disk.hasDoomedWrites
+    if isNew { replaceDisk(node.index) }
     attach(node.index)
     if node.replica.superblock == nil { return end(node.index, .kill) }
     statistics.attachedUnderClients += 1
