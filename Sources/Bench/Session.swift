@@ -100,10 +100,14 @@ final class Session<Target: BlockTarget & ~Copyable>: Measurable {
     case .alone, .log:
       var path: String?
       if case .log(let given) = verification { path = given }
+      // A number of its own: what an earlier run left must not be taken for this one's.
       let log = try WriteLog(
-        path: path, seed: workload.seed, blockBytes: workload.blockBytes, regionBytes: region)
+        path: path, seed: .random(in: .min ... .max), blockBytes: workload.blockBytes,
+        regionBytes: region)
       let mode = verification == .alone ? Verifier.Mode.alone : .log
-      return Verifier(mode: mode, log: log, depth: workload.depth)
+      // A read that meets a write may return parts of both: no disk promises more, and a server
+      // that reads through the page cache does it. Read back later, the block must be whole.
+      return Verifier(mode: mode, log: log, depth: workload.depth, allowsTorn: true)
     case .compare(let path, let allowsTorn):
       let log = try WriteLog(reading: path)
       guard log.regionBytes <= targetBytes else {

@@ -130,6 +130,23 @@ struct EndToEndTests {
     #expect(outcome.output.contains("lost: write"))
   }
 
+  @Test func whatAnEarlierLoadLeftIsNotTakenForThisOnes() throws {
+    let path = try file(1 << 20)
+    let load = workload(.write, depth: 4, ios: 256)
+    var earlier = Data()
+    for log in ["first", "second"] {
+      earlier = try Data(contentsOf: URL(fileURLWithPath: path))
+      let log = directory.path(log)
+      let session = try openSession(.raw(path: path), load, verification: .log(path: log))
+      _ = try session.measure(nil)
+    }
+    try earlier.write(to: URL(fileURLWithPath: path))
+    let log = directory.path("second")
+    let outcome = try run(program, ["verify", "raw:\(path)", "--log", log, "--json"])
+    #expect(outcome.status == 2)
+    #expect(outcome.output.contains("\"wrong_units\" : 256"))
+  }
+
   @Test func writingNeedsAConfirmationAndChangesNothingWithoutIt() throws {
     let path = try file(1 << 20)
     let before = try Data(contentsOf: URL(fileURLWithPath: path))
