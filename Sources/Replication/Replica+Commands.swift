@@ -192,8 +192,9 @@ extension Replica {
       guard let connection = peers[slot].connection else { continue }
       if !peers[slot].promoteAsked {
         peers[slot].promoteAsked = true
-        effects.push(
-          .send(connection, MessageHeader(.promoteRequest, id: promotionNumber), .none))
+        var request = MessageHeader(.promoteRequest, id: promotionNumber)
+        if case .primary(force: true) = pending.command { request.length = 1 }
+        effects.push(.send(connection, request, .none))
         expectAnswer(slot)
       }
       let mustWait = options.sabotage != .promoteUnasked
@@ -270,7 +271,11 @@ extension Replica {
     for other in 0..<peers.count where other != slot && peers[other].role == .primary {
       isRefused = true
     }
-    guard !isRefused else { return answerPromotion(slot, header.id, granted: false) }
+    guard !isRefused else { return answerPromotion(slot, header.id, .refused) }
+    guard header.length == 1 || !remembersMore(than: slot) else {
+      return answerPromotion(slot, header.id, .dataIsOlder)
+    }
+    if header.length == 1 { lost = nil }
     become(slot, peerRole: .primary)
     peers[slot].grantID = header.id
     guard var block = superblock, !block.dirty else {
@@ -289,12 +294,20 @@ extension Replica {
     let isDurable = versionDurable >= version || options.sabotage == .grantBeforeDirty
     guard !hasSuperblock || isDurable else { return }
     peers[slot].versionOfGrant = nil
-    answerPromotion(slot, peers[slot].grantID, granted: true)
+    answerPromotion(slot, peers[slot].grantID, .granted)
   }
 
-  private mutating func answerPromotion(_ slot: Int, _ id: UInt64, granted: Bool) {
+  /// The length of a `promoteReply`.
+  private enum PromotionAnswer: UInt64 {
+    case refused = 0
+    case granted = 1
+    /// Refused: a disk that the answering node has lost held newer data.
+    case dataIsOlder = 2
+  }
+
+  private mutating func answerPromotion(_ slot: Int, _ id: UInt64, _ answer: PromotionAnswer) {
     guard peers[slot].state == .connected, let connection = peers[slot].connection else { return }
-    let header = MessageHeader(.promoteReply, id: id, length: granted ? 1 : 0)
+    let header = MessageHeader(.promoteReply, id: id, length: answer.rawValue)
     effects.push(.send(connection, header, .none))
   }
 
@@ -312,10 +325,10 @@ extension Replica {
       // Given up meanwhile: the peer must not go on believing that we are Primary.
       return tellRole(role)
     }
-    if header.length != 1 {
-      finish(.refused(.multiplePrimaries))
-      tellRole(role)
-    }
+    guard header.length != PromotionAnswer.granted.rawValue else { return }
+    let isOlder = header.length == PromotionAnswer.dataIsOlder.rawValue
+    finish(.refused(isOlder ? .needUpToDateData : .multiplePrimaries))
+    tellRole(role)
   }
 
   mutating func receivedRole(_ slot: Int, _ header: MessageHeader) {
@@ -329,7 +342,7 @@ extension Replica {
     if new == .secondary, peers[slot].versionOfGrant != nil {
       // It gave up before we could grant.
       peers[slot].versionOfGrant = nil
-      answerPromotion(slot, peers[slot].grantID, granted: false)
+      answerPromotion(slot, peers[slot].grantID, .refused)
     }
     beginCleanFlush()
   }

@@ -80,6 +80,7 @@ extension Replica {
       return
     }
     superblock = block
+    lost = nil
     exposedBytes = block.volumeBytes
     crashed = block.dirty
     forgetUndo()

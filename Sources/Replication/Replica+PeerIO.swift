@@ -319,15 +319,27 @@ extension Replica {
 
   // MARK: Losing the disk
 
-  /// Remembers what the clients of a Primary have seen when its own data is lost.
+  /// Remembers what the disk had, and what the clients of a Primary have seen, when it is lost.
   mutating func keepExposed() {
-    guard role == .primary, exposed == nil, let block = superblock else { return }
-    accessDeadline = goodPeer == nil ? now : .never
+    guard let block = superblock else { return }
     var seen = block.lineage
     let known = seen.generations
     // Nothing was acknowledged under a generation that never became durable.
     if versionDurable < versionOfBase, known.count > 1 { seen.cut(after: known[known.count - 2]) }
+    lost = goodPeer != nil || block.diskState == .inconsistent ? nil : seen
+    guard role == .primary, exposed == nil else { return }
+    accessDeadline = goodPeer == nil ? now : .never
     exposed = seen
+  }
+
+  /// Whether the disk that this node has lost held writes which the peer's does not: that peer is
+  /// not promoted without an administrator's word, as long as somebody here remembers.
+  func remembersMore(than slot: Int) -> Bool {
+    guard let lost, let theirs = reports[slot]?.lineage else { return false }
+    switch lost.relation(to: theirs) {
+    case .extends, .parted: return true
+    case .equal, .extended, .bothEmpty, .selfEmpty, .otherEmpty, .unrelated: return false
+    }
   }
 
   /// `detach` on a Primary: its clients go on through the peer.

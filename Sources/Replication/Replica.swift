@@ -207,6 +207,8 @@ public struct Replica: ~Copyable {
   var versionOfRun: UInt64?
   /// A Primary without good data of its own: the history of what its clients have seen.
   var exposed: Lineage?
+  /// The history of good data on a disk that this node has lost while no peer had it all.
+  var lost: Lineage?
   /// Bytes of the volume that a Primary's clients see, also when its disk is gone.
   public internal(set) var exposedBytes: UInt64 = 0
   /// When requests that wait for good data fail; `.never` while there is some.

@@ -304,8 +304,8 @@ extension Cluster {
     let source = nodes[1 - node.index]
     // A target that lost power with the record on its way may lack what came after the last flush.
     let isLinked =
-      node.isRunning && source.isRunning && source.connection == .connected
-      && source.replication != .off
+      node.isRunning && node.diskState != .diskless && source.isRunning
+      && source.connection == .connected && source.replication != .off
     guard let promised = source.promisedContent else {
       if source.isRunning {
         violate(.proof, "node \(node.index) is UpToDate before its source said it was done")

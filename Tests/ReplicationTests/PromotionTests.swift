@@ -37,6 +37,41 @@ import Wire
     #expect(rig.sent(.roleChanged)?.length == UInt64(Role.secondary.rawValue))
   }
 
+  /// The peer was alone once, and has lost its disk since.
+  @Test func peerThatRemembersNewerDataRefuses() {
+    let rig = Rig.connected(superblock(), to: peerReport(.diskless))
+    let token = rig.command(.primary(force: false))
+
+    rig.receive(.promoteReply, id: rig.sent(.promoteRequest)?.id ?? 0, length: 2)
+
+    #expect(rig.replies[token] == .refused(.needUpToDateData))
+    #expect(rig.replica.role == .secondary)
+  }
+
+  /// This node's disk had two generations when it was lost. Only an administrator who knows that
+  /// may promote a peer with less.
+  @Test(arguments: [false, true], [false, true])
+  func newerDataOfALostDiskIsRemembered(peerHasIt: Bool, isForced: Bool) {
+    let rig = Rig()
+    rig.attach(superblock(.upToDate, lineage(1, 2)))
+    rig.command(.detach)
+    rig.settle()
+    #expect(rig.replica.disk == .diskless)
+    rig.command(.connect)
+    rig.dialAndGreet()
+    rig.shakeHands(peerReport(.upToDate, peerHasIt ? lineage(1, 2) : lineage(1)))
+
+    rig.receive(.promoteRequest, id: 5, length: isForced ? 1 : 0)
+
+    let isOlder = !peerHasIt && !isForced
+    #expect(rig.sent(.promoteReply)?.length == (isOlder ? 2 : 1))
+    guard isForced else { return }
+    rig.receive(.roleChanged, length: UInt64(Role.primary.rawValue))
+    rig.receive(.roleChanged, length: UInt64(Role.secondary.rawValue))
+    rig.receive(.promoteRequest, id: 6)
+    #expect(rig.sent(.promoteReply)?.length == 1)
+  }
+
   @Test func secondPrimaryIsRefusedAtOnce() {
     let rig = Rig.secondary()
 

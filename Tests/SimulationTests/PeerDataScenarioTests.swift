@@ -21,6 +21,25 @@ import Wire
     scenario.finish()
   }
 
+  /// A node was alone, and its disk is lost before the peer comes back: the peer has less, and
+  /// somebody knows it. Found by seed 16126.
+  @Test func whatALostDiskHeldIsNotForgotten() {
+    let scenario = Scenario()
+    scenario.makePair()
+    scenario.cluster.end(1, .kill)
+    scenario.run { $0.first.connection != .connected }
+    #expect(scenario.write(0, 0..<8) == .done)
+    scenario.tell(0, .secondary(heldOpen: false))
+    #expect(scenario.tell(0, .detach)?.isDone == true)
+    scenario.start(1)
+    #expect(scenario.run { $0.second.connection == .connected })
+    #expect(scenario.tell(1, .primary(force: false))?.refusal == .needUpToDateData)
+    scenario.cluster.attach(0)
+    #expect(scenario.run { $0.isInSync })
+    #expect(scenario.tell(1, .primary(force: false))?.isDone == true)
+    scenario.finish()
+  }
+
   /// C10 for ever: a disk that can read nothing any more serves no read, and takes writes.
   @Test func diskThatReadsNothingIsReadFromThePeer() {
     let scenario = Scenario()
