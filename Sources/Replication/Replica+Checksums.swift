@@ -52,12 +52,11 @@ extension Replica {
       peers[slot].comparesHere += 1
       var compare = Request(.resyncCompare, .read, range, tag: 0)
       compare.phase = .active
-      compare.isLocalPending = true
-      compare.diskBegan = now
-      watchDisk()
       compare.peer = UInt8(slot)
       compare.connection = connection
-      effects.push(.serve(insert(compare), range))
+      let id = insert(compare)
+      beginOnDisk(id)
+      effects.push(.serve(id, range))
     }
     findCompared(slot)
   }

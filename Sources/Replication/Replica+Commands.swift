@@ -272,10 +272,11 @@ extension Replica {
       isRefused = true
     }
     guard !isRefused else { return answerPromotion(slot, header.id, .refused) }
-    guard header.length == 1 || !remembersMore(than: slot) else {
+    let isForced = header.length == 1
+    guard isForced || !remembersMore(than: slot) else {
       return answerPromotion(slot, header.id, .dataIsOlder)
     }
-    if header.length == 1 { lost = nil }
+    if isForced { lost = nil }
     become(slot, peerRole: .primary)
     peers[slot].grantID = header.id
     guard var block = superblock, !block.dirty else {

@@ -203,7 +203,6 @@ extension Replica {
   ///
   /// - Parameter current: the request whose failure this is; it is looked at afterwards.
   mutating func failDisk(except current: SlotID? = nil) {
-    keepExposed()
     become(disk: .failed)
     loseDisk(except: current)
   }

@@ -347,7 +347,6 @@ extension Replica {
     guard hasSuperblock, goodPeer != nil, !isShakingHands else {
       return effects.push(.reply(token: token, .refused(.primaryNeedsDisk)))
     }
-    keepExposed()
     loseDisk()
     effects.push(.reply(token: token, .done))
   }

@@ -146,19 +146,12 @@ extension Cluster {
     let holders = participants(node)
     for other in nodes where holders.contains(other.index) {
       let floors = other.index == 0 ? pending.floors : pending.otherFloors
-      for sector in 0..<volumeSectors
-      where floors[sector] > 0 && !other.everRotten.contains(sector / 8) {
-        let word = other.disk.stableWord(at: sector)
-        let fault = history.judge(word, sector: sector, on: other.index, floor: floors[sector])
-        if let fault, fault != .crossed {
-          violate(
-            .durability,
-            """
-            a flush was acknowledged, but stable sector \(sector) of node \(other.index) holds \
-            \(SectorStamp(bits: word)), \(fault)
-            """)
-          return
-        }
+      if let (sector, text) = unstableSector(of: other, floors) {
+        violate(
+          .durability,
+          "a flush was acknowledged, but stable sector \(sector) of node \(other.index) holds \(text)"
+        )
+        return
       }
       history.flushed(other.index, floors: floors)
     }
@@ -187,20 +180,21 @@ extension Cluster {
   /// itself UpToDate, or a power loss would take it back.
   private func checkStable(_ node: SimulatedNode) {
     let floors = history.durableFloors(on: node.index)
+    guard let (sector, text) = unstableSector(of: node, floors) else { return }
+    violate(
+      .durability,
+      "node \(node.index) is UpToDate after a resync, but stable sector \(sector) holds \(text)")
+  }
+
+  /// A sector whose stable content lacks what `floors` asks for, if there is one.
+  private func unstableSector(of node: SimulatedNode, _ floors: [UInt64]) -> (Int, String)? {
     for sector in 0..<volumeSectors
     where floors[sector] > 0 && !node.everRotten.contains(sector / 8) {
       let word = node.disk.stableWord(at: sector)
       let fault = history.judge(word, sector: sector, on: node.index, floor: floors[sector])
-      if let fault, fault != .crossed {
-        violate(
-          .durability,
-          """
-          node \(node.index) is UpToDate after a resync, but stable sector \(sector) holds \
-          \(SectorStamp(bits: word)), \(fault)
-          """)
-        return
-      }
+      if let fault, fault != .crossed { return (sector, "\(SectorStamp(bits: word)), \(fault)") }
     }
+    return nil
   }
 
   /// A sector of `node` that lacks an acknowledged write, if there is one.

@@ -119,10 +119,7 @@ import Wire
     }
     scenario.makePair()
     for block in 0..<32 { scenario.write(0, (block * 32)..<(block * 32 + 32)) }
-    #expect(scenario.tell(0, .detach)?.isDone == true)
-    scenario.run { $0.first.disk.inFlight == 0 }
-    scenario.cluster.replaceDisk(0)
-    scenario.cluster.attach(0)
+    replaceDiskUnderClients(scenario)
     scenario.cluster.startClients()
     #expect(scenario.run { $0.first.replication == .syncTarget })
     scenario.finish()
@@ -138,10 +135,7 @@ import Wire
     }
     scenario.makePair()
     for block in 0..<32 { scenario.write(0, (block * 32)..<(block * 32 + 32)) }
-    #expect(scenario.tell(0, .detach)?.isDone == true)
-    scenario.run { $0.first.disk.inFlight == 0 }
-    scenario.cluster.replaceDisk(0)
-    scenario.cluster.attach(0)
+    replaceDiskUnderClients(scenario)
     #expect(scenario.run { $0.first.replication == .syncTarget })
     for client in 1..<8 { scenario.begin(client: client, 0, (client * 8)..<(client * 8 + 8)) }
     scenario.run(milliseconds: seed % 3)
@@ -163,10 +157,7 @@ import Wire
       $0.resyncRequestBytes = 4096
     }
     scenario.makePair()
-    #expect(scenario.tell(0, .detach)?.isDone == true)
-    scenario.run { $0.first.disk.inFlight == 0 }
-    scenario.cluster.replaceDisk(0)
-    scenario.cluster.attach(0)
+    replaceDiskUnderClients(scenario)
     #expect(scenario.run { $0.first.replication == .syncTarget })
     for client in 1..<8 { scenario.begin(client: client, 0, (client * 8)..<(client * 8 + 8)) }
     scenario.run(milliseconds: seed % 3)
@@ -285,5 +276,13 @@ import Wire
     #expect(scenario.first.diskState == .upToDate)
     scenario.cluster.endHang(0)
     scenario.finish()
+  }
+
+  /// Takes the Primary's disk away and gives it an empty one.
+  private func replaceDiskUnderClients(_ scenario: Scenario) {
+    #expect(scenario.tell(0, .detach)?.isDone == true)
+    scenario.run { $0.first.disk.inFlight == 0 }
+    scenario.cluster.replaceDisk(0)
+    scenario.cluster.attach(0)
   }
 }
