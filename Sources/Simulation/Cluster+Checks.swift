@@ -149,8 +149,10 @@ extension Cluster {
       if let (sector, text) = unstableSector(of: other, floors) {
         violate(
           .durability,
-          "a flush was acknowledged, but stable sector \(sector) of node \(other.index) holds \(text)"
-        )
+          """
+          a flush was acknowledged, but stable sector \(sector) of node \(other.index) holds \
+          \(text)
+          """)
         return
       }
       history.flushed(other.index, floors: floors)
