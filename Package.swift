@@ -186,7 +186,10 @@ let package = Package(
       swiftSettings: base),
     .testTarget(
       name: "ashlaradmTests",
-      dependencies: ["ashlaradm", "Control", "Configuration", "BlockTypes", "Metadata"],
+      dependencies: [
+        "ashlaradm", "Control", "Configuration", "BlockTypes", "Metadata",
+        .product(name: "ArgumentParser", package: "swift-argument-parser"),
+      ],
       swiftSettings: base),
     .testTarget(
       name: "BenchTests",

@@ -50,7 +50,8 @@ struct CommonOptions: ParsableArguments {
       valueName: "dir"))
   var runDir: String?
 
-  @Flag(name: [.short, .long], help: "Print what the daemon would be asked, and do nothing.")
+  @Flag(
+    name: [.short, .long], help: "Print what would be done or asked of the daemon, and do nothing.")
   var dryRun = false
 }
 

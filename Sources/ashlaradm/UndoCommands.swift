@@ -115,6 +115,9 @@ struct UndoExport: ParsableCommand {
     // All of it is checked before the first byte is written.
     try undo.forEachRecord { _, _ in }
     let path = to ?? onto ?? ""
+    if common.dryRun {
+      return printOutput("undo export \(file) \(to == nil ? "onto" : "to") \(path)")
+    }
     let target = try open(path, undo.header)
     defer { close(target) }
     let isNew = to != nil
@@ -187,6 +190,10 @@ struct UndoRemove: ParsableCommand {
     try forEach(files) { file throws(CommandFailure) in
       // Nothing but an undo file is removed by a mistyped name.
       _ = try UndoFile(path: file)
+      if common.dryRun {
+        printOutput("undo remove \(file)")
+        return 0
+      }
       guard unsafe unlink(file) == 0 else { throw UndoFile.failure("unlink", file) }
       return 0
     }

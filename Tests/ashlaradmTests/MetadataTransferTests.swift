@@ -266,7 +266,7 @@ extension Bench {
     return (block, layout)
   }
 
-  fileprivate func changeSuperblock(_ size: Int, _ change: (inout Superblock) -> Void) throws {
+  func changeSuperblock(_ size: Int, _ change: (inout Superblock) -> Void) throws {
     var (block, layout) = try superblock(size)
     change(&block)
     var bytes = [UInt8](repeating: 0, count: Superblock.byteCount)
@@ -291,7 +291,7 @@ extension Bench {
   }
 
   /// Writes one transaction that makes `extents` hot.
-  fileprivate func writeLog(_ size: Int, extents: [UInt32]) throws {
+  func writeLog(_ size: Int, extents: [UInt32]) throws {
     let (block, layout) = try superblock(size)
     var log = ActivityLog(slotCount: 64, deviceID: block.deviceID, run: block.activityLogRun)
     for extent in extents { _ = log.touch(ActivityLog.range(ofExtent: extent)) }

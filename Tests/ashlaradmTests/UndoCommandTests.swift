@@ -11,7 +11,7 @@ import Testing
   private func id(_ number: UInt64) throws -> NodeID { try #require(NodeID(number)) }
 
   /// An undo file of two blocks from byte 16384 on, then two of zeroes.
-  private func undoFile(_ bench: Bench) throws -> String {
+  func undoFile(_ bench: Bench) throws -> String {
     var header = UndoHeader(resource: "r0", volumeBytes: 1 << 20, node: try id(0), peer: try id(1))
     header.recordCount = 2
     header.keptBytes = 4 * 4096
@@ -104,6 +104,23 @@ import Testing
     #expect(FileManager.default.fileExists(atPath: other))
     #expect(try bench.run("undo", "remove", file).status == 0)
     #expect(!FileManager.default.fileExists(atPath: file))
+  }
+
+  /// It may be the last copy of what was given up.
+  @Test func dryRunKeepsTheFileAndWritesNone() throws {
+    let (bench, file) = try bench()
+    let removed = try bench.run("undo", "remove", "-d", file)
+    #expect(removed.status == 0 && removed.output == "undo remove \(file)\n", "\(removed)")
+    #expect(FileManager.default.fileExists(atPath: file))
+    let image = file + ".img"
+    let exported = try bench.run("undo", "export", "-d", file, "--to", image)
+    #expect(exported.status == 0, "\(exported)")
+    #expect(exported.output == "undo export \(file) to \(image)\n")
+    #expect(!FileManager.default.fileExists(atPath: image))
+    let copy = [UInt8](repeating: 0x11, count: 1 << 20)
+    try Data(copy).write(to: URL(filePath: image))
+    #expect(try bench.run("-d", "undo", "export", file, "--onto", image).status == 0)
+    #expect(try [UInt8](Data(contentsOf: URL(filePath: image))) == copy)
   }
 
   /// A dry run asks what would be lost, and nothing else.
