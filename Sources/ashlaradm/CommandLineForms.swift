@@ -15,7 +15,8 @@ enum CommandLineError: Error, Equatable {
 /// Options that take the next word as their value, wherever they stand.
 private let optionsWithValue: Set<String> = [
   "-c", "--config", "--config-file", "--node", "--run-dir", "-t", "--timeout", "--color",
-  "--max-peers", "--to", "--onto", "-s", "--start", "-S", "--stop", "--generate-completion-script",
+  "--max-peers", "--to", "--onto", "--from", "-s", "--start", "-S", "--stop",
+  "--generate-completion-script",
 ]
 
 /// Flags that DRBD lets carry `=yes` or `=no`.

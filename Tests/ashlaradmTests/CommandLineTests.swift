@@ -6,7 +6,7 @@ import Testing
 @testable import ashlaradm
 
 @Suite struct CommandLineTests {
-  private let commands = ["primary", "status", "up", "help"]
+  private let commands = ["primary", "status", "up", "verify", "help"]
 
   @Test(
     arguments: [
@@ -25,11 +25,27 @@ import Testing
         ["--", "--verbose", "--statistics", "status", "r0"],
         ["status", "--verbose", "--statistics", "r0"]
       ),
+      (
+        ["--", "--repair", "--from", "alpha", "verify", "r0"],
+        ["verify", "--repair", "--from", "alpha", "r0"]
+      ),
       (["--version"], ["--version"]),
       ([], []),
     ] as [([String], [String])])
   func spellingsBecomeOne(typed: [String], common: [String]) throws {
     #expect(try commonForm(of: typed, commands: commands) == common)
+  }
+
+  /// No option's value is taken for a command, whichever command has it.
+  @Test func everyOptionWithAValueMayComeFirst() throws {
+    for (path, command) in allCommands() where path.count == 1 {
+      for option in try optionsWithValue(of: command) {
+        let typed = [option, "value"] + path
+        #expect(
+          try commonForm(of: typed, commands: Ashlaradm.commandNames) == path + [option, "value"],
+          "\(path): \(option)")
+      }
+    }
   }
 
   @Test func unknownWordIsNoCommand() {
