@@ -37,13 +37,15 @@ public func adjustment(
     throw AdjustmentError(
       text: "volumes of a running resource cannot change: run 'ashlaradm down \(name)' first")
   }
-  var requests: [ControlRequest] = []
-  let mustReconnect =
-    old?.address != here.address || ends(of: running, but: node) != ends(of: wanted, but: node)
-  let connection = status.connections.first?.connectionState ?? .standAlone
-  if mustReconnect && connection != .standAlone {
-    requests.append(ControlRequest(.disconnect, resource: name))
+  // The daemon listens and dials where it was told at `up`.
+  guard old?.address == here.address, ends(of: running, but: node) == ends(of: wanted, but: node)
+  else {
+    throw AdjustmentError(
+      text: "addresses, names and node-ids of a running resource cannot change, and nothing was: "
+        + "run 'ashlaradm down \(name)', then 'ashlaradm up \(name)'")
   }
+  var requests: [ControlRequest] = []
+  let connection = status.connections.first?.connectionState ?? .standAlone
   for volume in here.volumes {
     let state = status.devices.first { $0.volume == Int(volume.number) }?.diskState
     let isAttached = state != nil && state != .diskless
@@ -60,13 +62,13 @@ public func adjustment(
     requests.append(request(.resourceOptions))
   }
   if running.net != wanted.net { requests.append(request(.netOptions)) }
-  if mustReconnect || connection == .standAlone { requests.append(request(.connect)) }
+  if connection == .standAlone { requests.append(request(.connect)) }
   return requests
 }
 
 /// What a connection depends on: a peer's disk is the peer's business.
 private func ends(of resource: ResourceConfiguration, but node: String) -> [String] {
-  resource.peers(of: node).map { "\($0.name) \($0.nodeID.value) \($0.address)" }
+  resource.peers(of: node).map { "\($0.name) \($0.nodeID.value) \($0.address)" }.sorted()
 }
 
 /// One request as `--dry-run` prints it.

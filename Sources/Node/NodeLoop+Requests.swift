@@ -64,9 +64,7 @@ extension NodeLoop {
     guard let volume = unsafe volumes[slot] else { return }
     switch request.command {
     case .down: down(slot, handler)
-    case .attach:
-      let token = register(.plain, slot, handler)
-      unsafe volume.pointee.beginAttach(token, &reactor)
+    case .attach: attach(request, slot, handler)
     case .detach: give(.detach, slot, handler)
     case .connect:
       give(request.connectCommand, slot, handler)
@@ -93,6 +91,24 @@ extension NodeLoop {
       handler(ControlReply())
     case .status, .show, .events, .up: preconditionFailure("handled before")
     }
+  }
+
+  /// Attaches the disk that the request names; without a configuration the one of before.
+  private mutating func attach(
+    _ request: ControlRequest, _ slot: Int, _ handler: @escaping ReplyHandler
+  ) {
+    guard let volume = unsafe volumes[slot] else { return }
+    if let configuration = request.configuration {
+      guard configuration.isSound, unsafe volume.pointee.takeDisk(of: configuration) else {
+        return handler(
+          ControlReply(
+            refusing: Control.Refusal.invalidRequest.with(
+              "the configuration describes another node or volume"),
+            object: request.resource ?? ""))
+      }
+    }
+    let token = register(.plain, slot, handler)
+    unsafe volume.pointee.beginAttach(token, &reactor)
   }
 
   /// Gives the core a command; its answer goes to the handler.
@@ -403,6 +419,10 @@ extension ResourceConfiguration {
 extension AttachFailure {
   func reply(_ name: String) -> ControlReply {
     switch self {
+    case .oldDiskBusy:
+      ControlReply(
+        refusing: Control.Refusal.transient.with("\(AttachedDisk.owesAnswers); try again"),
+        object: name)
     case .cannotOpen(let text):
       ControlReply(refusing: Control.Refusal.cannotOpenDisk.with(text), object: name)
     case .noMetadata:

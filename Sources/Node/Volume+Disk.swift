@@ -39,6 +39,9 @@ struct AttachedDisk {
   var token: UInt64
   var isDetached = false
 
+  /// What a detached disk is waited for.
+  static let owesAnswers = "the old disk has not answered yet"
+
   func offset(ofCopy copy: Int) -> UInt64 {
     copy == 0 ? layout.superblockOffsets.0 : layout.superblockOffsets.1
   }
@@ -47,8 +50,11 @@ struct AttachedDisk {
 extension Volume {
   /// Opens the disk and begins to read both superblock copies. `token` is answered by a report.
   mutating func beginAttach(_ token: UInt64, _ reactor: inout Reactor) {
-    guard disk == nil else {
-      reports.append(.reply(token: token, .refused(.alreadyAttached)))
+    if let disk {
+      reports.append(
+        disk.isDetached
+          ? .attachFailed(token: token, .oldDiskBusy)
+          : .reply(token: token, .refused(.alreadyAttached)))
       return
     }
     guard let volume = host.volume(0) else {

@@ -26,6 +26,8 @@ enum VolumeReport: Sendable {
 
 /// Why a disk could not be attached.
 enum AttachFailure: Sendable {
+  /// The disk that was detached has operations that it did not answer.
+  case oldDiskBusy
   case cannotOpen(String)
   case noMetadata
   case damaged(String)
@@ -47,7 +49,7 @@ struct VolumeCounters: BitwiseCopyable {
 struct Volume: ~Copyable {
   let index: Int
   var configuration: ResourceConfiguration
-  let host: HostConfiguration
+  private(set) var host: HostConfiguration
   let peerHosts: [HostConfiguration]
   let listener: Listener
   let peerAddresses: [SocketAddress]
@@ -149,6 +151,22 @@ struct Volume: ~Copyable {
   }
 
   deinit { unsafe scratch.deallocate() }
+
+  /// Takes the backing disk of a changed file for the next attach, unless a disk is open.
+  ///
+  /// Nothing else of the file is taken: where the node listens was decided when it came up.
+  /// Returns false, and takes nothing, where that file does not describe this node's volume.
+  mutating func takeDisk(of new: ResourceConfiguration) -> Bool {
+    guard let named = new.host(named: host.name), named.nodeID == host.nodeID,
+      named.volumes.map(\.number) == host.volumes.map(\.number)
+    else { return false }
+    guard disk == nil else { return true }
+    host.volumes = named.volumes
+    for index in configuration.hosts.indices where configuration.hosts[index].name == host.name {
+      configuration.hosts[index].volumes = named.volumes
+    }
+    return true
+  }
 
   // MARK: Events
 

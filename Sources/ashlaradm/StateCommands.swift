@@ -279,11 +279,34 @@ struct Adjust: ParsableCommand {
         throw CommandFailure(ExitStatus.invalidConfiguration, "\(name): \(error.text)")
       }
       for request in requests {
-        let exitCode = try session.perform(request)
+        let exitCode =
+          request.command == .attach
+          ? try attach(request, session) : try session.perform(request)
         // The next step may depend on this one: a disk is not attached before the old one is gone.
         if exitCode != 0 { return exitCode }
       }
       return 0
     }
   }
+
+  /// Attaches a disk when the one before has answered everything: that takes it a moment.
+  private func attach(
+    _ request: ControlRequest, _ session: Session
+  ) throws(CommandFailure) -> Int32 {
+    guard !session.dryRun else { return try session.perform(request) }
+    let start = monotonicSeconds()
+    while true {
+      let reply = try session.send(request)
+      let isTransient =
+        reply.standardError.first?.contains("(\(Refusal.transient.code))") == true
+      guard isTransient, monotonicSeconds() - start < Self.patienceSeconds else {
+        show(reply)
+        return reply.exitCode
+      }
+      usleep(100_000)
+    }
+  }
+
+  /// Longer than a disk that works takes to answer.
+  private static let patienceSeconds = 5.0
 }

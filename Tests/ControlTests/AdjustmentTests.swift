@@ -57,11 +57,33 @@ import Testing
       ])
   }
 
-  @Test func changedAddressReconnects() throws {
-    let wanted = resource { $0.hosts[1].address.port = 3 }
-    #expect(
-      try lines(wanted, resource(), syncedResource())
-        == ["ashlard disconnect r0", "ashlard connect r0 --protocol=C"])
+  /// The daemon keeps the addresses it came up with: a promise to change them would be a lie.
+  @Test(arguments: [0, 1]) func changedAddressIsRefused(host: Int) {
+    let wanted = resource {
+      $0.hosts[host].address.port = 3
+      $0.hosts[0].volumes[0].disk = "/dev/new"
+    }
+    do {
+      _ = try adjustment(
+        wanted: wanted, running: resource(), status: syncedResource(), node: "alpha")
+      Issue.record("accepted")
+    } catch {
+      #expect(error.text.contains("run 'ashlaradm down r0', then 'ashlaradm up r0'"))
+    }
+  }
+
+  @Test func theOrderOfHostsIsNoDifference() throws {
+    let wanted = resource { $0.hosts.reverse() }
+    #expect(try lines(wanted, resource(), syncedResource()) == [])
+  }
+
+  /// What the disk is to be travels with the order to attach it.
+  @Test func theAttachOfAChangedDiskNamesIt() throws {
+    let wanted = resource { $0.hosts[0].volumes[0].disk = "/dev/new" }
+    let requests = try adjustment(
+      wanted: wanted, running: resource(), status: syncedResource(), node: "alpha")
+    let attach = try #require(requests.first { $0.command == .attach })
+    #expect(attach.configuration?.host(named: "alpha")?.volume(0)?.disk == "/dev/new")
   }
 
   @Test func changedDiskIsReattached() throws {

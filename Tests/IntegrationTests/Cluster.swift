@@ -14,7 +14,7 @@ final class ClusterNode {
   let id: Int
   /// Where it listens for its peer.
   let address: String
-  let disk: URL
+  var disk: URL
   fileprivate(set) var daemon: BackgroundProcess?
   /// Logs of this node's daemons, oldest first.
   fileprivate(set) var logs: [URL] = []

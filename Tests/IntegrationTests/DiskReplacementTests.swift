@@ -6,6 +6,61 @@ import Testing
 extension Integration {
   @Suite struct DiskReplacement {
     @Test(.needsPythonNBD, .needs("cmp"))
+    func `a disk is replaced by one with another path: the old one is not touched again`() throws {
+      try withCluster { cluster in
+        let beta = cluster.beta
+        let old = beta.disk
+        try scriptNBD(cluster.uri(cluster.alpha), "h.pwrite(b'x' * 1048576, 0)")
+        try cluster.tell(beta, "detach", cluster.resource)
+        try moveDisk(of: beta, in: cluster)
+        let before = try Data(contentsOf: old)
+        // As docs/operations.md says it.
+        try cluster.tell(beta, "create-md", "--force", cluster.resource)
+        try cluster.tell(beta, "adjust", cluster.resource)
+        try cluster.waitForSync()
+        #expect(try cluster.tell(beta, "adjust", "-d", cluster.resource) == "")
+        #expect(try cluster.tell(cluster.alpha, "adjust", "-d", cluster.resource) == "")
+        try scriptNBD(cluster.uri(cluster.alpha), "h.pwrite(b'y' * 1048576, 4096)")
+        try cluster.expectIdenticalDisks()
+        #expect(try Data(contentsOf: old) == before)
+        // A healthy one is let go of by adjust.
+        try moveDisk(of: beta, in: cluster)
+        let output = try cluster.ask(beta, "adjust", cluster.resource)
+        #expect(output.text.contains("No valid meta data found"), "\(output)")
+        #expect(try cluster.diskState(beta) == "Diskless")
+        try cluster.tell(beta, "create-md", "--force", cluster.resource)
+        try cluster.attach(beta)
+        let status = try cluster.tell(beta, "status", "--json", cluster.resource)
+        #expect(status.contains(beta.disk.lastPathComponent), "\(status)")
+        try cluster.waitForSync()
+        try cluster.expectIdenticalDisks()
+      }
+    }
+
+    @Test func `a changed address is refused by adjust, and nothing is changed`() throws {
+      try withCluster { cluster in
+        let file = cluster.configuration(cluster.beta)
+        let text = try String(contentsOf: file, encoding: .utf8)
+        let port = try #require(cluster.beta.address.split(separator: ":").last)
+        let changed = text.replacing("127.0.0.1:\(port)", with: "127.0.0.2:\(port)")
+        try changed.write(to: file, atomically: true, encoding: .utf8)
+        for node in cluster.nodes {
+          let output = try cluster.ask(node, "adjust", cluster.resource)
+          #expect(output.status == 10, "\(output)")
+          #expect(output.text.contains("down \(cluster.resource)"), "\(output)")
+          #expect(try cluster.connection(node) == "Connected")
+        }
+        // What it says to do does it.
+        try cluster.tell(cluster.alpha, "secondary", cluster.resource)
+        for node in cluster.nodes { try cluster.tell(node, "down", cluster.resource) }
+        for node in cluster.nodes { try cluster.tell(node, "up", cluster.resource) }
+        try cluster.waitForSync()
+        let status = try cluster.tell(cluster.alpha, "status", "--json", cluster.resource)
+        #expect(status.contains("127.0.0.2"), "\(status)")
+      }
+    }
+
+    @Test(.needsPythonNBD, .needs("cmp"))
     func `the Primary's disk is replaced: clients notice nothing`() throws {
       try replace("alpha")
     }
@@ -62,6 +117,14 @@ extension Integration {
       }
     }
   }
+}
+
+/// Gives a node an empty disk with another path, in the configuration of both.
+private func moveDisk(of node: ClusterNode, in cluster: Cluster) throws {
+  let new = cluster.directory.appending(path: "\(node.disk.lastPathComponent).new")
+  try succeed("truncate", "-s", "64M", new.path)
+  node.disk = new
+  try cluster.configure(node, net: slowMachine)
 }
 
 private func replace(_ name: String) throws {

@@ -1,4 +1,5 @@
 /// What one node must survive: clients, peers and administrators without measure or manners.
+import BlockTypes
 import Configuration
 import Control
 import Foundation
@@ -87,6 +88,35 @@ import Wire
       }
       try node.tell(.up)
       #expect(try node.ask(.netOptions, changed[4]).exitCode == 10)
+    }
+  }
+
+  /// Otherwise the disk that is being replaced would be attached again, and nobody would notice.
+  @Test func `attach takes the disk that the request names, and no other change`() async throws {
+    try await withNode { node in
+      let new = node.paths.runDirectory + "/new.img"
+      try makeDisk(new, bytes: 64 << 20)
+      var changed = node.configuration
+      changed.hosts[0].volumes[0].disk = new
+      changed.hosts[0].address.port += 1
+      try node.tell(.up)
+      let old = try #require(try node.device())
+      // Attached: refused, and still the old one.
+      #expect(try node.ask(.attach, changed).exitCode == 10)
+      #expect(try node.device()?.disk == old.disk)
+      try node.tell(.detach)
+      // Another node's place in the file is not ours.
+      var foreign = changed
+      foreign.hosts[0].nodeID = NodeID(7)!
+      #expect(try node.ask(.attach, foreign).exitCode == 10)
+      #expect(try node.device()?.diskState == .diskless)
+      let reply = try node.ask(.attach, changed)
+      #expect(reply.exitCode == 0, "\(reply.standardError)")
+      let device = try #require(try node.device())
+      #expect(device.disk == new && device.size > old.size, "\(device)")
+      let shown = try #require(try node.ask(.show).configurations?.first?.hosts.first)
+      #expect(shown.volumes[0].disk == new)
+      #expect(shown.address.port == node.port)
     }
   }
 

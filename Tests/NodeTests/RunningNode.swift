@@ -30,6 +30,9 @@ struct RunningNode {
       ControlRequest(command, resource: sent.name, force: force, configuration: sent))
   }
 
+  /// What status shows of the volume.
+  func device() throws -> DeviceStatus? { try ask(.status).status?.first?.devices.first }
+
   /// A command that must succeed.
   func tell(_ command: ControlCommand, force: Bool = false) throws {
     let reply = try ask(command, force: force)
@@ -103,7 +106,7 @@ private func configuration(
 }
 
 /// A sparse file with fresh metadata.
-private func makeDisk(_ path: String, bytes: UInt64) throws {
+func makeDisk(_ path: String, bytes: UInt64) throws {
   let layout = try MetadataLayout.internal(deviceBytes: bytes)
   var block = Superblock(
     node: try #require(NodeID(0)), resource: "r0", volumeBytes: layout.volumeBytes, deviceID: 1)
