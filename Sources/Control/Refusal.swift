@@ -55,11 +55,36 @@ extension Refusal {
   public static let multiplePrimaries = state(
     -1, "Multiple primaries not allowed by config",
     hint: "run 'ashlaradm secondary {}' on the other node first")
-  /// Promotion without good data in reach.
-  public static let needUpToDateData = state(
-    -2, "Need access to UpToDate data", exit: 17,
-    hint: "connect to a peer that is UpToDate, or run 'ashlaradm primary --force {}' on the node "
-      + "whose data counts")
+  private static func needUpToDate(_ hint: String) -> Refusal {
+    state(-2, "Need access to UpToDate data", exit: 17, hint: hint)
+  }
+
+  /// Promotion without good data here.
+  public static let needUpToDateData = needUpToDate(
+    "connect to a peer that is UpToDate and wait for the resync, or run 'ashlaradm primary "
+      + "--force {}' on the node whose data counts")
+  /// Promotion of a node whose data is being replaced; `--force` does not help.
+  public static let targetOfResync = needUpToDate(
+    "this node's data is being replaced by the peer's: run 'ashlaradm wait-sync {}' first")
+  /// Promotion without a disk; `--force` does not help.
+  public static let noDiskToPromote = needUpToDate(
+    "this node has no disk: run 'ashlaradm attach {}' first, or promote the peer")
+  /// Promotion while a peer that has lost its disk knows of newer data.
+  public static let newerDataWasLost = needUpToDate(
+    "the disk that the peer has lost held newer data: run 'ashlaradm attach {}' there, or, if it "
+      + "is gone for good, 'ashlaradm primary --force {}' here")
+  /// `detach` of the only copy that a Primary has.
+  public static let primaryLivesHere = needUpToDate(
+    "the peer is Primary and has no other good disk: run 'ashlaradm attach {}' there and wait for "
+      + "the resync, or make it Secondary first")
+  /// `disconnect` from the only copy that this Primary has.
+  public static let clientsLiveOnPeer = needUpToDate(
+    "the clients of this node use the peer's disk: run 'ashlaradm attach {}' and wait for the "
+      + "resync, or 'ashlaradm secondary {}' first")
+  /// `attach` under a Primary's clients without a peer that has what they have seen.
+  public static let nobodyFillsTheDisk = needUpToDate(
+    "no connected peer has what the clients of this Primary have seen: connect to it, or run "
+      + "'ashlaradm secondary {}' first")
   /// A resync without a disk here.
   public static let noLocalDisk = state(
     -4, "Can not resync without local disk", hint: "run 'ashlaradm attach {}' first")
@@ -122,8 +147,9 @@ extension Refusal {
     124, "Device is attached to a disk (use detach first)")
   /// The disk under a Primary's clients must not hold another history.
   public static let dataNotCurrent = request(
-    138, "Can only attach to the data we lost last (see kernel log).",
-    hint: "run 'ashlaradm create-md {}' on the disk to have it filled from the peer")
+    138, "Can only attach to the data we lost last.",
+    hint: "the disk has another history or size than what the clients of this Primary have seen; "
+      + "after 'ashlaradm create-md {}' it is filled from the peer")
   /// Only disks that never held data may be taken for equal.
   public static let dataNotFresh = request(
     140, "Not all of the disks are fresh",

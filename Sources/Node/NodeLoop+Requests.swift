@@ -459,6 +459,12 @@ extension Replication.Refusal {
     switch self {
     case .multiplePrimaries: .multiplePrimaries
     case .needUpToDateData: .needUpToDateData
+    case .targetOfResync: .targetOfResync
+    case .noDiskToPromote: .noDiskToPromote
+    case .newerDataWasLost: .newerDataWasLost
+    case .primaryLivesHere: .primaryLivesHere
+    case .clientsLiveOnPeer: .clientsLiveOnPeer
+    case .nobodyFillsTheDisk: .nobodyFillsTheDisk
     case .noRemoteDisk: .noRemoteDisk
     case .noLocalDisk: .noLocalDisk
     case .heldOpen: .heldOpen

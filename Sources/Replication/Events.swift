@@ -121,33 +121,51 @@ public enum Outcome: Sendable, BitwiseCopyable {
   case invalid
 }
 
-/// Why a command was refused; DRBD's numbers where DRBD has one.
-public enum Refusal: Int32, Sendable, BitwiseCopyable {
-  case multiplePrimaries = -1
-  case needUpToDateData = -2
-  case noRemoteDisk = -5
-  case noLocalDisk = -4
-  case heldOpen = -12
-  case transient = -18
-  case peerRefused = -10
-  case timeout = -23
-  case primaryNeedsDisk = -11
-  case alreadyAttached = 124
-  case wrongMetadata = 119
-  case discardOnPrimary = 123
-  case alreadyConnected = 125
-  case alreadyActive = -8
-  case noVerifyAlgorithm = -14
-  case needConnection = -15
-  case invalidRange = 162
-  case dataNotCurrent = 138
-  case dataNotFresh = 140
+/// Why a command was refused. What administrators are told to do about it, `Control` says.
+public enum Refusal: Sendable, BitwiseCopyable, CaseIterable {
+  case multiplePrimaries
+  case needUpToDateData
+  /// Promotion of a node whose data is being replaced: not even by force.
+  case targetOfResync
+  /// Promotion without a disk: not even by force.
+  case noDiskToPromote
+  /// Promotion while a connected peer remembers that the disk it lost held newer data.
+  case newerDataWasLost
+  /// `detach` of the only good copy of a peer that is Primary.
+  case primaryLivesHere
+  /// `disconnect` from the peer whose data a Primary's clients use.
+  case clientsLiveOnPeer
+  /// `attach` under a Primary's clients without a peer that can fill the disk.
+  case nobodyFillsTheDisk
+  case noRemoteDisk
+  case noLocalDisk
+  case heldOpen
+  case transient
+  case peerRefused
+  case timeout
+  case primaryNeedsDisk
+  case alreadyAttached
+  case wrongMetadata
+  case discardOnPrimary
+  case alreadyConnected
+  case alreadyActive
+  case noVerifyAlgorithm
+  case needConnection
+  case invalidRange
+  case dataNotCurrent
+  case dataNotFresh
 
   /// DRBD's words.
   public var text: String {
     switch self {
     case .multiplePrimaries: "Multiple primaries not allowed by config"
     case .needUpToDateData: "Need access to UpToDate data"
+    case .targetOfResync: "Need access to UpToDate data: this node's data is being replaced"
+    case .noDiskToPromote: "Need access to UpToDate data: this node has no disk"
+    case .newerDataWasLost: "Need access to UpToDate data: a lost disk of the peer held newer data"
+    case .primaryLivesHere: "Need access to UpToDate data: the Primary uses this node's"
+    case .clientsLiveOnPeer: "Need access to UpToDate data: this Primary uses the peer's"
+    case .nobodyFillsTheDisk: "Need access to UpToDate data: no peer has what the clients have seen"
     case .noRemoteDisk: "Can not resync without remote disk"
     case .noLocalDisk: "Can not resync without local disk"
     case .heldOpen: "Device is held open by someone"
@@ -164,7 +182,7 @@ public enum Refusal: Int32, Sendable, BitwiseCopyable {
     case .needConnection: "Need a connection to start verify or resync"
     case .invalidRange: "Invalid configuration request"
     case .dataNotFresh: "Not all of the disks are fresh"
-    case .dataNotCurrent: "Can only attach to the data we lost last (see kernel log)."
+    case .dataNotCurrent: "Can only attach to the data we lost last."
     }
   }
 }

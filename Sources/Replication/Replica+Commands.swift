@@ -37,13 +37,15 @@ extension Replica {
       resyncIsAllowed(slot, isAllowed)
       effects.push(.reply(token: token, .done))
     case .giveWay(let slot, let heldOpen): giveWay(slot, heldOpen: heldOpen, token)
+    case .disconnect where exposed != nil && goodPeer != nil:
+      effects.push(.reply(token: token, .refused(.clientsLiveOnPeer)))
     case .disconnect:
       for slot in 0..<peers.count { leave(slot, .byCommand) }
       effects.push(.reply(token: token, .done))
     case .secondary(heldOpen: true) where role == .primary:
       effects.push(.reply(token: token, .refused(.heldOpen)))
-    case .disconnect where exposed != nil && goodPeer != nil, .detach where servesPrimary:
-      effects.push(.reply(token: token, .refused(.needUpToDateData)))
+    case .detach where servesPrimary:
+      effects.push(.reply(token: token, .refused(.primaryLivesHere)))
     case .detach where role == .primary:
       detachUnderClients(token)
     case .invalidate: beginInvalidate(token)
@@ -155,7 +157,7 @@ extension Replica {
     let mayForce =
       isForced(force) && !isTarget
       && (disk == .inconsistent || disk == .outdated || disk == .consistent)
-    guard hasData || mayForce else { return finish(.refused(.needUpToDateData)) }
+    guard hasData || mayForce else { return finish(.refused(whyNotPromoted)) }
     for slot in 0..<peers.count {
       if peers[slot].promoteAsked, !peers[slot].promoteAnswered { peers[slot].stalePromotions += 1 }
       peers[slot].promoteAsked = false
@@ -164,6 +166,12 @@ extension Replica {
     promotionNumber += 1
     command?.stage = .asking
     if let pending = command { continueAsking(pending) }
+  }
+
+  /// What this node's own data lacks: a peer that has everything does not make up for it.
+  private var whyNotPromoted: Refusal {
+    if disk == .diskless || disk == .failed { return .noDiskToPromote }
+    return isTarget ? .targetOfResync : .needUpToDateData
   }
 
   /// Whether this node's data is being replaced: writes come without a Primary.
@@ -206,7 +214,7 @@ extension Replica {
     else {
       // The disk failed meanwhile. Who granted must not go on believing that we are Primary.
       tellRole(role)
-      return finish(.refused(.needUpToDateData))
+      return finish(.refused(whyNotPromoted))
     }
     block.dirty = true
     block.wasPrimary = true
@@ -242,7 +250,7 @@ extension Replica {
       // The disk failed before it could take this down, or is known to be Outdated by now.
       isForcing = false
       tellRole(role)
-      return finish(.refused(.needUpToDateData))
+      return finish(.refused(whyNotPromoted))
     }
     become(role: .primary)
     become(disk: .upToDate)
@@ -328,7 +336,7 @@ extension Replica {
     }
     guard header.length != PromotionAnswer.granted.rawValue else { return }
     let isOlder = header.length == PromotionAnswer.dataIsOlder.rawValue
-    finish(.refused(isOlder ? .needUpToDateData : .multiplePrimaries))
+    finish(.refused(isOlder ? .newerDataWasLost : .multiplePrimaries))
     tellRole(role)
   }
 

@@ -60,7 +60,7 @@ extension Replica {
     guard !hasMetadataWrites, !hasDiskOperations, command == nil else { return .transient }
     // Only a peer with what the clients have seen can fill the disk under them.
     if let exposed {
-      guard goodPeer != nil else { return .needUpToDateData }
+      guard goodPeer != nil else { return .nobodyFillsTheDisk }
       guard block.lineage.newest.map({ exposed.generations.contains($0) }) ?? true else {
         return .dataNotCurrent
       }

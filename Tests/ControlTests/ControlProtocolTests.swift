@@ -76,4 +76,18 @@ import Testing
     #expect(ControlReply(refusing: .needUpToDateData, object: "r0").exitCode == 17)
     #expect(ControlReply(refusing: .unknownResource, object: "r0").exitCode == 10)
   }
+
+  /// One refusal in DRBD's words, but each tells what helps there: `--force` often does not.
+  @Test func everyWantOfDataTellsWhatHelps() {
+    let force: [Refusal] = [.needUpToDateData, .newerDataWasLost]
+    let other: [Refusal] = [
+      .targetOfResync, .noDiskToPromote, .primaryLivesHere, .clientsLiveOnPeer,
+      .nobodyFillsTheDisk,
+    ]
+    for refusal in force + other {
+      #expect(refusal.code == -2 && refusal.exitCode == 17)
+      #expect(refusal.hint?.contains("--force") == force.contains(refusal), "\(refusal)")
+    }
+    #expect(Set((force + other).compactMap(\.hint)).count == 7)
+  }
 }

@@ -87,7 +87,7 @@ extension Effect {
     let token = rig.command(.connectDiscarding)
 
     #expect(rig.replies[token] == .refused(.discardOnPrimary))
-    #expect(Refusal.discardOnPrimary.rawValue == 123)
+    #expect(Refusal.discardOnPrimary.text == "--discard-my-data not allowed when primary.")
     #expect(rig.state == .standAlone)
   }
 

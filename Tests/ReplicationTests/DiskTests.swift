@@ -81,7 +81,7 @@ import Wire
     #expect(rig.completions == [0: .ioError, 1: .ioError])
     rig.attach(superblock())
     // What its clients have seen is nowhere else: a crash of the disk may have taken some of it.
-    #expect(rig.replies[1] == .refused(.needUpToDateData))
+    #expect(rig.replies[1] == .refused(.nobodyFillsTheDisk))
     rig.command(.secondary(heldOpen: false))
     rig.attach(superblock())
 

@@ -241,11 +241,22 @@ import Wire
     let rig = Rig.secondary()
     rig.receive(MessageHeader(.diskChanged, offset: 1))
     rig.settle()
-    #expect(rig.replies[rig.command(.detach)] == .refused(.needUpToDateData))
+    #expect(rig.replies[rig.command(.detach)] == .refused(.primaryLivesHere))
     rig.command(.shutdown)
     rig.settle()
 
     #expect(rig.durable.last?.diskState == .upToDate)
+  }
+
+  /// The administrator is told what helps: to connect or to force does not.
+  @Test func clientsOnThePeersDataKeepTheConnection() {
+    let rig = Rig.primary()
+    rig.submit(.write, tag: 1)
+    rig.finishDisk(result: -5)
+    rig.settle()
+
+    #expect(rig.replies[rig.command(.disconnect)] == .refused(.clientsLiveOnPeer))
+    #expect(rig.state == .connected)
   }
 
   // MARK: A new disk

@@ -44,7 +44,7 @@ import Wire
 
     rig.receive(.promoteReply, id: rig.sent(.promoteRequest)?.id ?? 0, length: 2)
 
-    #expect(rig.replies[token] == .refused(.needUpToDateData))
+    #expect(rig.replies[token] == .refused(.newerDataWasLost))
     #expect(rig.replica.role == .secondary)
   }
 
@@ -98,14 +98,14 @@ import Wire
   @Test func forceMakesNoDiskAppear() {
     let rig = Rig()
 
-    #expect(rig.replies[rig.command(.primary(force: true))] == .refused(.needUpToDateData))
+    #expect(rig.replies[rig.command(.primary(force: true))] == .refused(.noDiskToPromote))
   }
 
   @Test func targetOfAResyncCannotBeForced() {
     let rig = Rig.connected(superblock(), to: peerReport(.upToDate, lineage(1, 2)))
     #expect(rig.replication == .syncTarget)
 
-    #expect(rig.replies[rig.command(.primary(force: true))] == .refused(.needUpToDateData))
+    #expect(rig.replies[rig.command(.primary(force: true))] == .refused(.targetOfResync))
   }
 
   /// Two fresh nodes: the forced one becomes the source of the first full sync.
@@ -222,7 +222,7 @@ import Wire
 
     rig.finishSuperblock(result: -5)
 
-    #expect(rig.replies[token] == .refused(.needUpToDateData))
+    #expect(rig.replies[token] == .refused(.noDiskToPromote))
     #expect(rig.replica.role == .secondary && rig.replica.disk == .diskless)
     #expect(rig.sent(.roleChanged)?.length == UInt64(Role.secondary.rawValue))
   }
@@ -237,7 +237,7 @@ import Wire
 
     rig.receive(.promoteReply, id: rig.sent(.promoteRequest)?.id ?? 0, length: 1)
 
-    #expect(rig.replies[token] == .refused(.needUpToDateData))
+    #expect(rig.replies[token] == .refused(.noDiskToPromote))
     #expect(rig.sent(.roleChanged)?.length == UInt64(Role.secondary.rawValue))
   }
 

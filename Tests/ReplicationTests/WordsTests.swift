@@ -23,9 +23,7 @@ import Wire
   }
 
   @Test func everyRefusalSaysSomethingElse() {
-    let refusals = (-200...200).compactMap { Refusal(rawValue: $0) }
-    #expect(refusals.count > 10)
-    expectDistinct(refusals.map(\.text))
+    expectDistinct(Refusal.allCases.map(\.text))
   }
 
   @Test func handlersHaveNamesOfDRBD() {
