@@ -1,48 +1,54 @@
 /// Who is right when two replicas meet: a pure function of what both told about themselves.
 ///
 /// Both sides compute it from the same two reports and compare the results before anything is
-/// changed, so a disagreement is found, not acted on. The rules, first match wins:
+/// changed, so a disagreement is found, not acted on. The rows stand in the order in which they are
+/// tried, and the first that fits decides; their numbers are those of `Rule`:
 ///
 /// | # | mine and theirs                                     | result                           |
 /// |---|-----------------------------------------------------|----------------------------------|
-/// | 1 | both Primary                                        | refuse                           |
+/// | 1 | both Primary                                        | refuse; where they part and a    |
+/// |   |                                                     | policy that both have names one, |
+/// |   |                                                     | that one gives up its role       |
 /// | 2 | a disk is missing on either side                    | no sync                          |
 /// | 3 | sizes differ                                        | refuse                           |
+/// |17 | both sides were asked to discard their data         | refuse                           |
+/// |   | one was asked to, and is the source by rows 4 to 19 | refuse: nobody has newer data    |
+/// |20 | a Primary's clients use the other side's data       | it is target, if its history is  |
+/// |   | (`usesPeerData`), because its own disk was lost     | part of the other's and that is  |
+/// |   |                                                     | UpToDate; refused otherwise      |
 /// | 4 | neither ever held data                              | no sync, both stay Inconsistent  |
 /// | 5 | one never held data                                 | the other is source, if it is    |
 /// |   |                                                     | Consistent or UpToDate           |
 /// | 6 | no generation in common                             | refuse: unrelated data           |
 /// | 7 | both Inconsistent                                   | no sync                          |
+/// |17 | one Inconsistent that is ahead or parted, and was   | it is target, if the other is    |
+/// |   | asked to discard its data                           | Consistent or UpToDate           |
 /// | 8 | one Inconsistent                                    | it is target, if the other is    |
 /// |   |                                                     | Consistent or UpToDate; refused  |
 /// |   |                                                     | if it is ahead or parted         |
-/// | 9 | parted after a common ancestor                      | refuse: split brain              |
+/// |   | parted after a common ancestor, or equal and both   | split brain:                     |
+/// |   | say that the other lacks writes:                    |                                  |
+/// |17 | - one side was asked to discard its data            | that side is target              |
+/// |18 | - a policy that both have names a side              | that side is target              |
+/// | 9 | - parted                                            | refuse                           |
+/// |11 | - equal                                             | refuse                           |
 /// |10 | one extends the other                               | the longer is source             |
-/// |11 | equal, both say the other lacks writes              | refuse: split brain              |
 /// |12 | equal, one says the other lacks writes              | that one is source, unless it is |
 /// |   |                                                     | Outdated and the other is not    |
-/// |13 | equal, none crashed, no block marked                | no sync, both UpToDate           |
 /// |14 | equal, one crashed                                  | the other one is source          |
 /// |15 | equal, both crashed                                 | the old Primary, else the lower  |
 /// |   |                                                     | node id, is source               |
-/// |16 | equal, none crashed, blocks are marked              | the Primary, else who marked     |
+/// |13 | equal, no block marked                              | no sync, both UpToDate           |
+/// |19 | equal, blocks are marked, both UpToDate, and a      | no sync: they stay marked until  |
+/// |   | repair was cut, or both have marked blocks and      | a side is named: by repair or by |
+/// |   | nobody is Primary                                   | discarding its data (then 16)    |
+/// |16 | equal, blocks are marked                            | the Primary, else who marked     |
 /// |   |                                                     | them, else the lower node id, is |
 /// |   |                                                     | source                           |
-/// |19 | as 16, both UpToDate, and a repair was cut; or    | no sync: the blocks stay marked  |
-/// |   | both have marked blocks and nobody is Primary        | until a side is named: by repair |
-/// |   |                                                     | or by discarding its data        |
-/// |17 | as 9 or 11, or as 8 refused; one side was asked to  | that side is target              |
-/// |   | discard its data                                    |                                  |
-/// |18 | as 9 or 11; a policy that both have names a side    | that side is target; a Primary   |
-/// |   | (also where both are Primary and the histories part)| refuses, and gives up its role   |
-/// |20 | a Primary's clients use the other side's data       | it is target, if its history is  |
-/// |   | (`usesPeerData`), because its own disk was lost     | part of the other's and that is  |
-/// |   |                                                     | UpToDate; refused otherwise      |
 ///
-/// Row 20 comes before rows 4 to 19. A target that is Primary is refused in every other row: its
-/// clients have seen its data. Both asked to
-/// discard is refused in every row, and so is discarding where nobody else has newer data. How much
-/// is copied, `SyncExtent` says; rows 17 and 18 are in `SplitBrain.swift`.
+/// Last of all a target that is Primary is refused, but for row 20: its clients have seen its data.
+/// In row 18 it gives up its role, and meets the other again. How much is copied, `SyncExtent` says;
+/// rows 17 and 18 are in `SplitBrain.swift`.
 ///
 /// An Outdated replica is known to lack acknowledged writes. It is never the source for one that
 /// has nothing better, because both would end UpToDate without them (P2): the operator has to say

@@ -1,4 +1,5 @@
 /// What people read: every state, reason, rule and refusal has words, and no two say the same.
+import Foundation
 import Replication
 import TestSupport
 import Testing
@@ -16,6 +17,26 @@ import Wire
     #expect(reasons.count > 30)
     #expect(Reason.none.text.isEmpty)
     expectDistinct(reasons.filter { $0 != .none }.map(\.text))
+  }
+
+  /// Who reads a reason in `status` finds what to do in docs/operations.md.
+  @Test func operationsExplainEveryReason() throws {
+    var root = URL(filePath: #filePath).resolvingSymlinksInPath()
+    for _ in 0..<3 { root.deleteLastPathComponent() }
+    let page = try String(
+      contentsOf: root.appending(path: "docs/operations.md"), encoding: .utf8)
+    let rows = page.split(separator: "\n").filter { $0.hasPrefix("| `") }
+    let quoted = rows.flatMap { row in
+      // What stands between backquotes in the first column; dots stand for what was left out.
+      row.split(separator: " | ")[0].split(separator: "`").map {
+        $0.trimmingCharacters(in: CharacterSet(charactersIn: ". "))
+      }
+    }
+    let reasons = (0...UInt8.max).compactMap(Reason.init(rawValue:)).filter { $0 != .none }
+    for reason in reasons {
+      #expect(
+        quoted.contains { $0.count >= 12 && reason.text.contains($0) }, "'\(reason.text)'")
+    }
   }
 
   @Test func everyRuleOfTheDecisionSaysSomethingElse() {
