@@ -149,6 +149,7 @@ extension NBDEngine {
     let input = sessions[slot].input
     guard input == .payload || input == .resources else { return }
     sessions[slot].input = .header
+    if input == .resources { waiting.remove(slot, &sessions) }
     if input == .payload {
       let id = sessions[slot].piece
       transport.release(pieces[id].buffer)

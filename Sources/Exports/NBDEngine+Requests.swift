@@ -378,7 +378,7 @@ extension NBDEngine {
     guard sessions[slot].input != .resources else { return false }
     sessions[slot].input = .resources
     statistics.waits += 1
-    waiting.push(sessions.id(slot))
+    waiting.append(slot, &sessions)
     return false
   }
 }

@@ -86,8 +86,8 @@ struct NBDEngine: ~Copyable {
   var handshakes: [NBDHandshake]
   var pieces: Slab<NBDPiece>
   var requests: FIFO<ExportRequest>
-  /// Sessions that wait for resources. An entry whose session has gone is skipped.
-  var waiting: FIFO<SlotID>
+  /// Sessions that wait for resources; a session leaves the line when it ends.
+  var waiting = NBDWaitingLine()
   /// Set while the session at the front of `waiting` tries again: it may pass the others.
   var isRetrying = false
   var lingering: FIFO<NBDLinger>
@@ -119,8 +119,6 @@ struct NBDEngine: ~Copyable {
       repeating: NBDHandshake(payloadBytesMax: options.payloadBytesMax), count: sessionsMax)
     pieces = Slab(capacity: options.piecesMax, filler: .filler)
     requests = FIFO(capacity: options.piecesMax, filler: .filler)
-    // Twice: an entry of a session that has gone may be left until the next retry.
-    waiting = FIFO(capacity: sessionsMax * 2, filler: NBDSession.noPiece)
     lingering = FIFO(capacity: 64, filler: NBDLinger(stream: nil, deadline: .never))
     notices = FIFO(
       capacity: 256, filler: NBDNotice(kind: .opened, client: 0, export: nil))
@@ -415,16 +413,12 @@ extension NBDEngine {
   /// Lets sessions that wait try again, in order, until one still finds nothing.
   mutating func retryWaiting<T: NBDTransport & ~Copyable>(_ transport: inout T) {
     while !waiting.isEmpty {
-      let front = waiting[0]
-      guard let slot = sessions.slot(front), sessions[slot].input == .resources else {
-        _ = waiting.pop()
-        continue
-      }
+      let slot = waiting.first
       isRetrying = true
       let isTaken = takeIn(slot, &transport)
       isRetrying = false
       guard sessions[slot].input != .resources else { return }
-      _ = waiting.pop()
+      waiting.remove(slot, &sessions)
       if isTaken { process(slot, &transport) }
     }
   }

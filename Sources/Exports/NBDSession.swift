@@ -7,7 +7,8 @@
 /// What must hold:
 /// - a slot is freed only when no piece of the session is in the core, so a late completion always
 ///   finds its session, which is then `gone` and gets no reply;
-/// - a session is in the queue of waiting sessions exactly when `input` is `.resources`.
+/// - a session is in the line of waiting sessions exactly when `input` is `.resources`: one place a
+///   session, so the line cannot overflow, however often clients come and go.
 
 import BlockIO
 import BlockTypes
@@ -67,6 +68,10 @@ struct NBDSession: BitwiseCopyable {
   var progress = Instant(nanoseconds: 0)
   /// Bytes of answers that had not left when that was last looked at.
   var unsent = 0
+  /// While it waits for resources: the session before it in the line.
+  var lineBefore = NBDWaitingLine.nobody
+  /// While it waits for resources: the session after it in the line.
+  var lineAfter = NBDWaitingLine.nobody
   var stream: StreamID?
 
   static var noPiece: SlotID { SlotID(slot: .max, generation: 0) }
@@ -106,6 +111,36 @@ struct NBDPiece: BitwiseCopyable {
     NBDPiece(
       session: 0, cookie: 0, offset: 0, length: 0, buffer: .none, command: 0, streams: false,
       first: NBDSession.noPiece, next: NBDSession.noPiece, remaining: 0, error: 0, total: 0)
+  }
+}
+
+/// The sessions that wait for resources, first come first served; the links are in the sessions.
+struct NBDWaitingLine: BitwiseCopyable {
+  static var nobody: UInt32 { .max }
+
+  private(set) var first = NBDWaitingLine.nobody
+  private var last = NBDWaitingLine.nobody
+  private(set) var count = 0
+
+  var isEmpty: Bool { count == 0 }
+
+  /// Puts a session that is not in the line at its end.
+  mutating func append(_ slot: UInt32, _ sessions: inout NBDSessionTable) {
+    sessions[slot].lineBefore = last
+    sessions[slot].lineAfter = Self.nobody
+    if last == Self.nobody { first = slot } else { sessions[last].lineAfter = slot }
+    last = slot
+    count += 1
+  }
+
+  /// Takes a session that is in the line out of it.
+  mutating func remove(_ slot: UInt32, _ sessions: inout NBDSessionTable) {
+    precondition(count > 0, "nobody waits")
+    let before = sessions[slot].lineBefore
+    let after = sessions[slot].lineAfter
+    if before == Self.nobody { first = after } else { sessions[before].lineAfter = after }
+    if after == Self.nobody { last = before } else { sessions[after].lineBefore = before }
+    count -= 1
   }
 }
 

@@ -137,6 +137,42 @@ import Testing
     try server.end()
   }
 
+  /// One client holds all buffers and reads nothing, one waits, and many come, ask and give up: the
+  /// line of those who wait does not grow with them.
+  @Test func clientsThatGiveUpWaitingDoNotPileUp() throws {
+    let server = try MemoryServer(mebibytes: 16, "huge=6", "clients=20")
+    let holder = try RawClient(server.socket)
+    holder.negotiate()
+    let read = Bytes.request(Bytes.read, length: 1 << 20)
+    // More than the socket's buffers take, whatever this machine gives them.
+    holder.send(Array(repeatElement(read, count: 64).joined()))
+    func waits() throws -> Int {
+      let words = try server.command("statistics").split(separator: " ")
+      return Int(words.first { $0.hasPrefix("waits=") }?.dropFirst(6) ?? "") ?? -1
+    }
+    var before = 0
+    try waitUntil("the holder has got stuck") {
+      let last = before
+      before = try waits()
+      usleep(200_000)
+      return before > 0 && before == last
+    }
+    let front = try RawClient(server.socket)
+    front.negotiate()
+    front.send(read)
+    try waitUntil("another waits") { try waits() == before + 1 }
+    for _ in 0..<150 {
+      let client = try RawClient(server.socket)
+      client.negotiate()
+      client.send(read)
+    }
+    try waitUntil("all have given up") { try server.command("clients r0") == "2" }
+    #expect(try waits() == before + 151)
+    for _ in 0..<64 { #expect(holder.read(28 + 1 << 20).count == 28 + 1 << 20) }
+    #expect(front.read(28 + 1 << 20).count == 28 + 1 << 20)
+    try server.end()
+  }
+
   @Test func aClosedExportEndsItsClients() throws {
     let server = try MemoryServer(mebibytes: 16)
     let client = try RawClient(server.socket)

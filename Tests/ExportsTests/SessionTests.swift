@@ -190,6 +190,58 @@ import Testing
     #expect(harness.leaks().isEmpty)
   }
 
+  /// Clients that give up behind one that stays: a monitor with a time limit at a hung disk.
+  @Test func sessionsThatWaitAndEndLeaveNothingBehindTheOneAtTheFront() {
+    let harness = Harness()
+    harness.transport.buffersMax = 1
+    let holder = harness.open()
+    let front = harness.open()
+    harness.feed(holder, Bytes.request(Bytes.read, length: 512))
+    harness.feed(front, Bytes.request(Bytes.read, cookie: 8, length: 512))
+    for round in 0..<1000 {
+      let waiter = harness.connect()!
+      harness.feed(
+        waiter,
+        Bytes.clientFlags(3) + Bytes.option(7, Bytes.info("r0"))
+          + Bytes.request(Bytes.read, length: 512))
+      harness.engine.tick(&harness.transport)
+      #expect(harness.engine.waiting.count == 2, "round \(round)")
+      harness.hangUp(waiter)
+      #expect(harness.engine.waiting.count == 1, "round \(round)")
+    }
+    harness.run(holder, front)
+    #expect(replies(harness, front).map(\.cookie) == [8])
+    #expect(harness.leaks().isEmpty)
+  }
+
+  /// Whoever leaves, from whichever place, the others keep theirs.
+  @Test func theLineKeepsItsOrderWhoeverLeavesIt() {
+    for leaver in 0..<4 {
+      let harness = Harness()
+      harness.transport.buffersMax = 1
+      let holder = harness.open()
+      let clients = (0..<4).map { _ in harness.open() }
+      let late = harness.open()
+      for client in [holder] + clients {
+        harness.feed(client, Bytes.request(Bytes.read, length: 512))
+      }
+      harness.hangUp(clients[leaver])
+      harness.feed(late, Bytes.request(Bytes.read, length: 512))
+      var order: [UInt32] = []
+      harness.collect()
+      while !harness.pending.isEmpty {
+        order.append(harness.engine.pieces[SlotID(tag: harness.pending[0].tag)].session)
+        harness.complete(0)
+        harness.engine.tick(&harness.transport)
+        harness.collect()
+      }
+      var expected = [holder] + clients + [late]
+      expected.remove(at: leaver + 1)
+      #expect(order == expected.map(\.session.slot), "client \(leaver) left")
+      #expect(harness.leaks().isEmpty)
+    }
+  }
+
   @Test func whenPiecesRunOutRequestsWaitAndEnd() {
     var options = NBDServerOptions()
     options.piecesMax = 32
