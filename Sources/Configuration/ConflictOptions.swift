@@ -1,5 +1,6 @@
 /// What the configuration decides about conflicting histories: `after-sb-0pri`, `after-sb-1pri`,
-/// `after-sb-2pri` and `rr-conflict`, with DRBD's values. The default is `disconnect`: an administrator decides.
+/// `after-sb-2pri` and `rr-conflict`, with DRBD's values. The default is `disconnect`: an
+/// administrator decides.
 
 /// `after-sb-0pri`: who gives way after a split brain when nobody is Primary.
 public enum AfterSplitBrainNoPrimary: Hashable, Sendable {

@@ -46,9 +46,9 @@
 /// |   |                                                     | them, else the lower node id, is |
 /// |   |                                                     | source                           |
 ///
-/// Last of all a target that is Primary is refused, but for row 20: its clients have seen its data.
-/// In row 18 it gives up its role, and meets the other again. How much is copied, `SyncExtent` says;
-/// rows 17 and 18 are in `SplitBrain.swift`.
+/// Last of all a target that is Primary is refused, but for row 20: its clients have seen its
+/// data. In row 18 it gives up its role, and meets the other again. How much is copied,
+/// `SyncExtent` says; rows 17 and 18 are in `SplitBrain.swift`.
 ///
 /// An Outdated replica is known to lack acknowledged writes. It is never the source for one that
 /// has nothing better, because both would end UpToDate without them (P2): the operator has to say
