@@ -219,8 +219,8 @@ struct NodeLoop: ~Copyable {
     unsafe volume.pointee.isExportedWritable = isWritable
   }
 
-  /// Takes the Primary role again after a restart, once the peer has confirmed that nobody else has
-  /// it and that this node has every acknowledged write.
+  /// Takes the Primary role again after a crash, once the peer has confirmed that nobody else has
+  /// it or wrote meanwhile, and that this node has every acknowledged write.
   private mutating func takeUpPrimary(_ slot: Int) {
     guard let volume = unsafe volumes[slot], unsafe volume.pointee.wantsPrimary else { return }
     switch unsafe volume.pointee.primaryIsSafe {

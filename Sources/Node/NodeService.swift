@@ -139,6 +139,7 @@ public final class NodeService: Sendable {
     _ = unsafe unlink(paths.nbdSocket)
     try? group.syncShutdownGracefully()
     state.finishWriting()
+    state.recordStop()
     handlers.finish()
     log.flush()
   }
@@ -286,12 +287,24 @@ private final class StateKeeper: @unchecked Sendable {
         .netOptions, .diskOptions, .resourceOptions:
         return
       }
-      guard state != old else { return }
-      do {
-        try state.write(path)
-      } catch {
-        logger.error("cannot write \(path): \(error)")
-      }
+      if state != old { write() }
+    }
+  }
+
+  /// Remembers that the node was ended cleanly: what was Primary comes back as Secondary.
+  func recordStop() {
+    lock.withLock {
+      let old = state
+      state.setAllSecondary()
+      if state != old { write() }
+    }
+  }
+
+  private func write() {
+    do {
+      try state.write(path)
+    } catch {
+      logger.error("cannot write \(path): \(error)")
     }
   }
 

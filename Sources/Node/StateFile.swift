@@ -26,6 +26,11 @@ struct NodeState: Codable, Equatable {
     }
   }
 
+  /// The node was ended cleanly: no role is held any more.
+  mutating func setAllSecondary() {
+    for index in resources.indices { resources[index].primary = false }
+  }
+
   /// The list at `path`; empty when there is none.
   static func read(_ path: String) throws -> NodeState {
     guard let data = FileManager.default.contents(atPath: path) else { return NodeState() }

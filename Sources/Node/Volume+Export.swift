@@ -3,6 +3,7 @@ import Configuration
 import BlockIO
 import BlockTypes
 import Exports
+import Metadata
 import Replication
 import Wire
 
@@ -41,10 +42,14 @@ extension Volume {
       || isExportedWritable != replica.isWritable
   }
 
-  /// Only an agreed connection to a Secondary proves that nobody else was promoted and wrote.
+  /// Only an agreed connection to a Secondary proves that nobody else was promoted and wrote. Who
+  /// wrote meanwhile began a generation, and this node's disk has it now. That blocks were copied
+  /// from the peer proves nothing: after a crash those are that were being written.
   var primaryIsSafe: PrimarySafety {
     if replica.role == .primary || isLeaving { return .no }
     guard replica.disk == .upToDate else { return .notYet }
+    let newest = replica.superblock?.lineage.newest
+    guard newest == heldGeneration || newest?.author == host.nodeID else { return .no }
     for slot in 0..<peerHosts.count {
       let peer = replica.status(ofPeer: slot)
       if peer.role == .primary { return .no }

@@ -109,6 +109,9 @@ extension Volume {
     guard let open = disk else { return }
     if let piece = open.piece { reactor.release(piece) }
     disk?.piece = nil
+    // Given up before the node ended: by its administrator, by a policy, or in a clean stop.
+    if !block.wasPrimary { wantsPrimary = false }
+    heldGeneration = block.lineage.newest
     replica.attach(
       block, hot: open.loading.hot, token: open.token, at: reactor.now, entropy: entropy.next())
     // A refusal leaves the core Diskless: then the disk is not ours.

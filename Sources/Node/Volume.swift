@@ -95,6 +95,8 @@ struct Volume: ~Copyable {
   var isExportedWritable = false
   /// The node held the Primary role before it was restarted and takes it again when that is safe.
   var wantsPrimary = false
+  /// The newest generation of the disk that the role was held with.
+  var heldGeneration: Generation?
   /// Where resyncs are limited: it may fill its disk now.
   var hasResyncTurn = false
   /// What is kept for a discard is being written.
