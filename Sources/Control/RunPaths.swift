@@ -3,22 +3,30 @@
 import Foundation
 import Glibc
 
-/// The paths of one node in the run directory. Several nodes can share one directory.
+/// The paths of one node: sockets and locks in the run directory, which may be emptied whenever the
+/// machine starts, and what must outlive that in the state directory. Several nodes can share them.
 public struct RunPaths: Equatable, Sendable {
   /// The directory, without a trailing slash.
   public let runDirectory: String
+  /// Where what must outlive a restart of the machine is kept, without a trailing slash.
+  public let stateDirectory: String
   /// The node's name.
   public let node: String
 
   /// Longest path of a Unix socket on Linux, without its terminating zero byte.
   public static let longestSocketPath = 107
 
-  /// Joins the parts.
-  public init(runDirectory: String, node: String) {
-    var directory = runDirectory
-    while directory.count > 1 && directory.hasSuffix("/") { directory.removeLast() }
-    self.runDirectory = directory
+  /// Joins the parts; without a state directory that is the run directory.
+  public init(runDirectory: String, node: String, stateDirectory: String? = nil) {
+    self.runDirectory = Self.plain(runDirectory)
+    self.stateDirectory = Self.plain(stateDirectory ?? runDirectory)
     self.node = node
+  }
+
+  private static func plain(_ directory: String) -> String {
+    var directory = directory
+    while directory.count > 1 && directory.hasSuffix("/") { directory.removeLast() }
+    return directory
   }
 
   /// The socket on which the daemon takes commands.
@@ -26,7 +34,7 @@ public struct RunPaths: Equatable, Sendable {
   /// The socket on which the daemon serves the node's volumes.
   public var nbdSocket: String { "\(runDirectory)/nbd-\(node).sock" }
   /// What was up when the daemon stopped or died.
-  public var stateFile: String { "\(runDirectory)/up-\(node).json" }
+  public var stateFile: String { "\(stateDirectory)/up-\(node).json" }
   /// Locked by the running daemon.
   public var lockFile: String { "\(runDirectory)/ashlard-\(node).lock" }
 
@@ -65,8 +73,9 @@ public enum NodeEnvironmentError: Error, Equatable, Sendable, CustomStringConver
   }
 }
 
-/// Configuration file, node and run directory: from the command line, else from the environment
-/// (`ASHLAR_CONFIG`, `ASHLAR_NODE`, `ASHLAR_RUN_DIR`), else the defaults.
+/// Configuration file, node, run and state directory: from the command line, else from the
+/// environment (`ASHLAR_CONFIG`, `ASHLAR_NODE`, `ASHLAR_RUN_DIR`, `ASHLAR_STATE_DIR`), else the
+/// defaults. Who chooses a run directory and no state directory has the state in the run directory.
 public struct NodeEnvironment: Equatable, Sendable {
   /// Path of the configuration file.
   public let configurationFile: String
@@ -76,17 +85,21 @@ public struct NodeEnvironment: Equatable, Sendable {
   public let node: String
   /// The run directory.
   public let runDirectory: String
+  /// The state directory.
+  public let stateDirectory: String
 
   /// The configuration file where nobody says otherwise.
   public static let defaultConfigurationFile = "/etc/ashlar/ashlar.conf"
   /// The run directory where nobody says otherwise.
   public static let defaultRunDirectory = "/run/ashlar"
+  /// The state directory where nobody says otherwise: `/run` is emptied when a machine starts.
+  public static let defaultStateDirectory = "/var/lib/ashlar"
 
   /// Decides. An empty argument or variable counts as not given; `environment` is the process's
   /// own unless it is given.
   public init(
     configurationFile: String? = nil, node: String? = nil, runDirectory: String? = nil,
-    environment: [String: String]? = nil
+    stateDirectory: String? = nil, environment: [String: String]? = nil
   ) throws(NodeEnvironmentError) {
     let environment = environment ?? ProcessInfo.processInfo.environment
     func chosen(_ argument: String?, _ variable: String) -> String? {
@@ -96,7 +109,10 @@ public struct NodeEnvironment: Equatable, Sendable {
     self.configurationFile = file ?? Self.defaultConfigurationFile
     self.isConfigurationFileChosen = file != nil
     self.node = chosen(node, "ASHLAR_NODE") ?? Self.hostName()
-    self.runDirectory = chosen(runDirectory, "ASHLAR_RUN_DIR") ?? Self.defaultRunDirectory
+    let run = chosen(runDirectory, "ASHLAR_RUN_DIR")
+    self.runDirectory = run ?? Self.defaultRunDirectory
+    self.stateDirectory =
+      chosen(stateDirectory, "ASHLAR_STATE_DIR") ?? run ?? Self.defaultStateDirectory
     let isPlain = self.node.utf8.allSatisfy { $0 > 0x20 && $0 < 0x7F && $0 != UInt8(ascii: "/") }
     guard isPlain, (1...64).contains(self.node.utf8.count) else {
       throw .badNodeName(self.node)
@@ -106,7 +122,9 @@ public struct NodeEnvironment: Equatable, Sendable {
   }
 
   /// The node's paths.
-  public var paths: RunPaths { RunPaths(runDirectory: runDirectory, node: node) }
+  public var paths: RunPaths {
+    RunPaths(runDirectory: runDirectory, node: node, stateDirectory: stateDirectory)
+  }
 
   /// `uname -n`, which is what DRBD compares `on` sections with.
   private static func hostName() -> String {

@@ -49,6 +49,7 @@ public final class NodeService: Sendable {
     self.paths = paths
     self.logger = logger
     try Self.makeDirectory(paths.runDirectory)
+    try Self.makeDirectory(paths.stateDirectory)
     lock = try Self.lock(paths.lockFile)
     state = StateKeeper(path: paths.stateFile, logger: logger)
     group = MultiThreadedEventLoopGroup(numberOfThreads: 1)
@@ -101,7 +102,7 @@ public final class NodeService: Sendable {
       try FileManager.default.createDirectory(
         atPath: path, withIntermediateDirectories: true, attributes: [.posixPermissions: 0o750])
     } catch {
-      throw NodeError.other("cannot make the run directory \(path): \(error.localizedDescription)")
+      throw NodeError.other("cannot make the directory \(path): \(error.localizedDescription)")
     }
   }
 

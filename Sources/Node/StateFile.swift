@@ -1,7 +1,11 @@
 /// Which resources were up, and where this node was Primary: read back when the daemon starts.
 ///
-/// Written to a new file that replaces the old one, so that it is the old or the new list.
+/// Written to a new file that replaces the old one and is on the disk before the command that
+/// changed it is answered: after a power loss it is the old or the new list. A role is taken up
+/// again only while the machine runs on: with the machine the clients have gone, too.
+import BlockIO
 import Foundation
+import Glibc
 
 /// What the daemon was doing for its administrator.
 struct NodeState: Codable, Equatable {
@@ -11,6 +15,13 @@ struct NodeState: Codable, Equatable {
     var primary: Bool
   }
   var resources: [Resource] = []
+  /// The start of the machine that the roles belong to.
+  var boot: String?
+
+  /// This start of the machine.
+  static let currentBoot: String? =
+    try? String(contentsOfFile: "/proc/sys/kernel/random/boot_id", encoding: .utf8)
+    .trimmingCharacters(in: .whitespacesAndNewlines)
 
   mutating func setUp(_ name: String) {
     if !resources.contains(where: { $0.name == name }) {
@@ -31,15 +42,36 @@ struct NodeState: Codable, Equatable {
     for index in resources.indices { resources[index].primary = false }
   }
 
-  /// The list at `path`; empty when there is none.
-  static func read(_ path: String) throws -> NodeState {
+  /// The list at `path`; empty when there is none. What an earlier start of the machine left is
+  /// Secondary.
+  static func read(_ path: String, boot: String? = currentBoot) throws -> NodeState {
     guard let data = FileManager.default.contents(atPath: path) else { return NodeState() }
-    return try JSONDecoder().decode(NodeState.self, from: data)
+    var state = try JSONDecoder().decode(NodeState.self, from: data)
+    if state.boot != boot { state.setAllSecondary() }
+    state.boot = boot
+    return state
   }
 
-  func write(_ path: String) throws {
+  func write(_ path: String, boot: String? = currentBoot) throws {
+    var written = self
+    written.boot = boot
     let encoder = JSONEncoder()
     encoder.outputFormatting = [.prettyPrinted, .sortedKeys]
-    try encoder.encode(self).write(to: URL(fileURLWithPath: path), options: .atomic)
+    let part = path + ".new"
+    let file = try Self.open(part, O_WRONLY | O_CREAT | O_TRUNC)
+    try file.write(contentsOf: encoder.encode(written))
+    try file.synchronize()
+    try file.close()
+    guard unsafe rename(part, path) == 0 else {
+      throw SystemError(call: "rename", errno: errno, path: part)
+    }
+    let directory = URL(fileURLWithPath: path).deletingLastPathComponent().path
+    try Self.open(directory, O_RDONLY | O_DIRECTORY).synchronize()
+  }
+
+  private static func open(_ path: String, _ flags: Int32) throws -> FileHandle {
+    let descriptor = unsafe Glibc.open(path, flags | O_CLOEXEC, 0o640)
+    guard descriptor >= 0 else { throw SystemError(call: "open", errno: errno, path: path) }
+    return FileHandle(fileDescriptor: descriptor, closeOnDealloc: true)
   }
 }

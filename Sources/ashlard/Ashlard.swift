@@ -14,15 +14,20 @@ struct Ashlard: ParsableCommand {
     commandName: "ashlard", abstract: "Replicated block storage: the daemon of one node.",
     discussion: """
       Stays in the foreground and logs to standard error. Brings up the resources that were up \
-      when it stopped or died; 'ashlaradm' administers it.
+      when it stopped or died, also after a restart of the machine; 'ashlaradm' administers it.
       """)
 
   @Option(name: [.customShort("c"), .long], help: "Configuration file ($ASHLAR_CONFIG).")
   var config: String?
   @Option(help: "Name of this node ($ASHLAR_NODE). (default: host name)")
   var node: String?
-  @Option(help: "Directory of sockets and state ($ASHLAR_RUN_DIR).")
+  @Option(help: "Directory of sockets ($ASHLAR_RUN_DIR). (default: /run/ashlar)")
   var runDir: String?
+  @Option(
+    help: ArgumentHelp(
+      "Directory of what outlives a restart of the machine ($ASHLAR_STATE_DIR). (default: the "
+        + "run directory where that was chosen, else /var/lib/ashlar)"))
+  var stateDir: String?
   @Option(help: "Disk engine: io_uring or libaio. Overrides disk { io-engine } of the file.")
   var ioEngine: String?
   @Option(
@@ -41,7 +46,7 @@ struct Ashlard: ParsableCommand {
     // Before any thread is made, so that every thread inherits it: one thread takes the signals.
     let signals = Self.blockSignals()
     let environment = try NodeEnvironment(
-      configurationFile: config, node: node, runDirectory: runDir)
+      configurationFile: config, node: node, runDirectory: runDir, stateDirectory: stateDir)
     let isVerbose = verbose
     LoggingSystem.bootstrap { label in
       var handler = StreamLogHandler.standardError(label: label)

@@ -124,7 +124,7 @@ private final class StubbornServer {
 
   /// Command line before environment before default; empty is not given.
   @Test func environmentIsTheDefault() throws {
-    let environment = [
+    var environment = [
       "ASHLAR_CONFIG": "/e.conf", "ASHLAR_NODE": "echo", "ASHLAR_RUN_DIR": "/e",
     ]
     let fromEnvironment = try NodeEnvironment(environment: environment)
@@ -139,6 +139,13 @@ private final class StubbornServer {
     #expect(defaults.configurationFile == "/etc/ashlar/ashlar.conf")
     #expect(defaults.isConfigurationFileChosen == false)
     #expect(defaults.runDirectory == "/run/ashlar")
+    // A restart of the machine empties /run, and what was up must be found again.
+    #expect(defaults.paths.stateFile == "/var/lib/ashlar/up-n.json")
+    environment["ASHLAR_STATE_DIR"] = "/s/"
+    #expect(try NodeEnvironment(environment: environment).paths.stateFile == "/s/up-echo.json")
+    let chosen = try NodeEnvironment(
+      runDirectory: "/a", stateDirectory: "/t", environment: environment)
+    #expect(chosen.paths.stateFile == "/t/up-echo.json")
     #expect(try !NodeEnvironment(environment: [:]).node.isEmpty)
   }
 

@@ -36,6 +36,29 @@ extension Integration {
       }
     }
 
+    @Test(.needs("flock"))
+    func `what was up is up again after a restart of the machine, and Secondary`() throws {
+      let state = URL(filePath: "/var/tmp/ashlar-state-\(UUID().uuidString.prefix(8))")
+      defer { try? FileManager.default.removeItem(at: state) }
+      try withCluster(ClusterOptions(daemon: ["--state-dir", state.path])) { cluster in
+        for node in cluster.nodes { try cluster.kill(node) }
+        // As after a start of the machine: the run directory is empty, the boot another one.
+        try FileManager.default.removeItem(at: cluster.runDirectory)
+        for node in cluster.nodes {
+          let file = state.appending(path: "up-\(node.name).json")
+          let list = try JSONSerialization.jsonObject(with: Data(contentsOf: file))
+          var changed = try #require(list as? [String: Any])
+          #expect(changed["boot"] is String)
+          changed["boot"] = "another"
+          try JSONSerialization.data(withJSONObject: changed).write(to: file)
+        }
+        for node in cluster.nodes { try cluster.start(node) }
+        try cluster.waitForSync()
+        try cluster.expectRole(cluster.alpha, "Secondary/Secondary")
+        try cluster.promote(cluster.alpha)
+      }
+    }
+
     @Test(.needsPythonNBD, .needs("flock", "cmp"))
     func `a Primary that was killed does not when its peer wrote meanwhile`() throws {
       try withCluster { cluster in
