@@ -52,7 +52,12 @@ extension Volume {
     }
     return switch replica.disk {
     case .upToDate, .unknown, .failed: nil
-    case .diskless: disk == nil ? "no disk is attached" : "the disk is being attached"
+    case .diskless:
+      switch disk {
+      case nil: "no disk is attached"
+      case let disk? where disk.isDetached: AttachedDisk.owesAnswers
+      case _?: "the disk is being attached"
+      }
     case .inconsistent: "the data is not complete; connect to an UpToDate peer to resync"
     case .outdated: "the peer went on without this node; connect to it to resync"
     case .consistent:

@@ -1,4 +1,4 @@
-/// A backing disk that is a sparse file runs out of space while a client writes.
+/// A backing disk that runs out of space, or stops to answer, while a client writes.
 import Foundation
 import Testing
 
@@ -9,6 +9,33 @@ extension Integration {
 
     @Test(.needsLoop, .needsPythonNBD, .needs("mkfs.ext4", "fallocate", "cmp"))
     func `the Secondary's disk is full: clients notice nothing`() throws { try fill("beta") }
+
+    @Test(.needsLoop, .needsPythonNBD, .needs("mkfs.ext4", "fsfreeze", "cmp"))
+    func `a disk that was given up and owes answers says so, and is attached when it has`()
+      throws
+    {
+      let small = try SmallFileSystem(mebibytes: 128)
+      var options = ClusterOptions(disk: "disk-timeout 10;")
+      options.diskDirectories["beta"] = small.mountPoint
+      try withCluster(options) { cluster in
+        let owes = "the old disk has not answered yet"
+        // Writes to it wait, as on a disk that does not answer.
+        try succeed("fsfreeze", "--freeze", small.mountPoint.path)
+        defer { _ = try? run(["fsfreeze", "--unfreeze", small.mountPoint.path]) }
+        try scriptNBD(cluster.uri(cluster.alpha), "h.pwrite(b'x' * 4096, 0)")
+        try waitUntil("the silent disk is given up", explanation: cluster.state) {
+          try cluster.diskState(cluster.beta) == "Diskless"
+        }
+        let status = try cluster.tell(cluster.beta, "status", cluster.resource)
+        #expect(status.contains("reason:\"\(owes)\""), "\(status)")
+        let refused = try cluster.ask(cluster.beta, "attach", cluster.resource)
+        #expect(refused.status == 11 && refused.text.contains("\(owes); try again"), "\(refused)")
+        try succeed("fsfreeze", "--unfreeze", small.mountPoint.path)
+        try cluster.attach(cluster.beta)
+        try cluster.waitForSync()
+        try cluster.expectIdenticalDisks()
+      }
+    }
   }
 }
 
