@@ -429,7 +429,10 @@ extension AttachFailure {
       ControlReply(
         exitCode: 1,
         standardError: [
-          "No valid meta data found", "run 'ashlaradm create-md \(name)' on this node first",
+          "No valid meta data found",
+          "run 'ashlaradm create-md \(name)' on this node first; "
+            + "if the size of this disk was changed, restore its old size first: create-md forgets "
+            + "the history",
         ])
     case .damaged(let text):
       ControlReply(

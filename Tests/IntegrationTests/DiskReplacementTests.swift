@@ -77,7 +77,25 @@ extension Integration {
         let output = try cluster.ask(cluster.beta, "up", cluster.resource)
         #expect(output.status != 0)
         #expect(output.text.contains("No valid meta data found"), "\(output)")
+        #expect(output.text.contains("restore its old size first"), "\(output)")
         #expect(cluster.beta.daemon?.isRunning == true)
+      }
+    }
+
+    @Test(.needsPythonNBD, .needs("cmp"))
+    func `a disk that became longer is refused with the way back, which loses nothing`() throws {
+      try withCluster { cluster in
+        try cluster.tell(cluster.beta, "down", cluster.resource)
+        try succeed("truncate", "-s", "96M", cluster.beta.disk.path)
+        let output = try cluster.ask(cluster.beta, "up", cluster.resource)
+        #expect(output.status == 1, "\(output)")
+        #expect(output.text.contains("No valid meta data found"), "\(output)")
+        #expect(output.text.contains("restore its old size first"), "\(output)")
+        try scriptNBD(cluster.uri(cluster.alpha), "h.pwrite(b'x' * 4096, 0)")
+        try succeed("truncate", "-s", "64M", cluster.beta.disk.path)
+        try cluster.tell(cluster.beta, "up", cluster.resource)
+        try cluster.waitForSync()
+        try cluster.expectIdenticalDisks()
       }
     }
 
