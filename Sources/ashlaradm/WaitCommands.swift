@@ -100,7 +100,7 @@ func connectionOutcome(_ status: ResourceStatus) -> WaitOutcome {
   return isConnected ? .reached : .waiting(progress: nil)
 }
 
-/// Waits until nothing resyncs and all disks are UpToDate.
+/// Waits until nothing resyncs, all disks are UpToDate and no block is known to differ.
 func syncOutcome(_ status: ResourceStatus) -> WaitOutcome {
   let connection = connectionOutcome(status)
   guard connection == .reached else { return connection }
@@ -115,6 +115,12 @@ func syncOutcome(_ status: ResourceStatus) -> WaitOutcome {
   }
   if let bad = peers.first(where: { $0.peerDiskState != .upToDate }) {
     return .stuck("no resync runs, but the peer's disk is \(bad.peerDiskState.rawValue)")
+  }
+  // What a verify found, or a repair that was cut left, no resync copies by itself.
+  if let bad = peers.first(where: { $0.outOfSync > 0 }) {
+    return .stuck(
+      "no resync runs, but \(bad.outOfSync) KiB differ; run 'ashlaradm verify --repair --marked "
+        + "--from NODE \(status.name)' with the node whose data is right")
   }
   return .reached
 }

@@ -201,6 +201,22 @@ import Testing
     #expect(daemon.statusCount > 1)
   }
 
+  /// Two UpToDate disks that are known to differ are not the same, and nothing will change that.
+  @Test func markedBlocksAreNotInSync() throws {
+    let bench = try Bench()
+    let daemon = try FakeDaemon(bench.paths) { _ in
+      var status = healthy()
+      status.connections[0].peerDevices[0].outOfSync = 8
+      return ControlReply(status: [status])
+    }
+    let result = try bench.run("wait-sync", "r0")
+    #expect(result.status == 5, "\(result)")
+    #expect(result.error.contains("8 KiB differ"), "\(result)")
+    #expect(result.error.contains("verify --repair --marked --from NODE r0"), "\(result)")
+    // Blocks that are marked for a moment are waited for.
+    #expect(daemon.statusCount > 1)
+  }
+
   @Test func resourceThatIsNotUpIsNotWaitedFor() throws {
     let bench = try Bench()
     let daemon = try FakeDaemon(bench.paths) { _ in ControlReply(status: []) }
