@@ -79,7 +79,7 @@ extension Volume {
     }
     connection.reason = connection.reason ?? advice(state)
     if let meeting = replica.lastMeeting(withPeer: slot) {
-      connection.decision = meeting.decision.text
+      connection.decision = meeting.decision.text + meeting.amount
       let isUnresolved = meeting.isUnresolved || state.reason.isSplitBrain
       if state.connection != .connected, isUnresolved {
         connection.splitBrain = meeting.status
@@ -151,6 +151,15 @@ extension Generation {
 }
 
 extension Meeting {
+  /// How much a resync would copy. Blocks that both sides have marked are counted twice.
+  fileprivate var amount: String {
+    guard decision.action == .syncSource || decision.action == .syncTarget else { return "" }
+    if decision.extent == .bitmap {
+      return ", \((mine.outOfSyncBlocks + theirs.outOfSyncBlocks) * blockSize / 1024) KiB at most"
+    }
+    return ", \(mine.volumeBytes / 1024) KiB"
+  }
+
   /// The two histories, for people.
   var status: SplitBrainStatus {
     SplitBrainStatus(

@@ -109,7 +109,8 @@ extension Integration {
         let before = try cluster.tell(beta, "get-gi", "r0")
         try expect(
           cluster, beta, "connect --tentative r0", 0,
-          "r0: Sync from peer node, the blocks that differ (one side went on alone)")
+          "r0: Sync from peer node, the blocks that differ (one side went on alone), "
+            + "1024 KiB at most")
         try expect(cluster, beta, "cstate r0", 0, "StandAlone")
         #expect(try cluster.tell(beta, "get-gi", "r0") == before)
         try expect(cluster, beta, "connect r0", 0)

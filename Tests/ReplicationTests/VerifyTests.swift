@@ -173,6 +173,21 @@ extension Rig {
   }
 
   /// V05: `--start` and `--stop` are kept, in whole blocks.
+  /// V05: clients wait for ranges and for the disk, so fewer are compared at a time.
+  @Test(arguments: [(false, 8), (true, 2)])
+  func verifyYieldsToClients(isBusy: Bool, ranges: Int) {
+    let rig = Rig.primary {
+      $0.verifyAlgorithm = .crc32c
+      $0.verifyWindow = 8
+      $0.verifyRequestBytes = 16 * blockSize
+    }
+    if isBusy { rig.submit(.write, blocks: 900..<901) }
+
+    rig.beginVerify()
+
+    #expect(rig.takeSent().filter { $0.type == .verifyRequestLocked }.count == ranges)
+  }
+
   @Test func rangeIsKept() {
     let rig = Rig.primary {
       $0.verifyAlgorithm = .crc32c

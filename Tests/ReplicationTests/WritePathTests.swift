@@ -18,6 +18,24 @@ import Wire
     #expect(header?.payloadBytes == 4096 && header?.length == 4096 && header?.offset == 0)
   }
 
+  /// V01: what the export received once goes to both, so a client that changes its memory during
+  /// a write cannot make them differ.
+  @Test func diskAndPeerGetTheSameBuffer() {
+    let rig = Rig.primary()
+
+    rig.submit(.write)
+
+    var buffers: [BufferID] = []
+    for effect in rig.effects {
+      switch effect {
+      case .send(_, let header, let buffer) where header.type == .write: buffers.append(buffer)
+      case .write(_, _, let buffer, durable: _): buffers.append(buffer)
+      default: break
+      }
+    }
+    #expect(buffers.count == 2 && Set(buffers).count == 1 && buffers.first != BufferID.none)
+  }
+
   /// Protocol C: local disk and peer, in either order, before the client hears of it (P1).
   @Test(arguments: [true, false])
   func writeCompletesOnlyAfterBoth(diskFirst: Bool) throws {

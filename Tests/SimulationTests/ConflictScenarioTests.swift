@@ -50,6 +50,34 @@ import Wire
     scenario.finish()
   }
 
+  /// The volume is deleted on both nodes and made anew under the same name; nothing of the old
+  /// history comes back, whoever was Primary before.
+  @Test(arguments: 0...1)
+  func `B12: a volume that is deleted and made again begins anew`(next: Int) {
+    let scenario = Scenario()
+    scenario.makePair()
+    scenario.write(0, 0..<64)
+    scenario.tell(0, .secondary(heldOpen: false))
+    let old = scenario.first.replica.superblock?.lineage.newest
+    for node in 0...1 { scenario.stop(node) }
+    for node in 0...1 { scenario.putBlankDisk(on: node) }
+    scenario.start(0, 1)
+    #expect(scenario.run { $0.first.connection == .connected })
+    scenario.run(milliseconds: 1_000)
+    #expect(scenario.cluster.nodes.allSatisfy { $0.diskState == .inconsistent })
+    #expect(scenario.tell(next, .primary(force: true))?.isDone == true)
+    #expect(scenario.write(next, 8..<16) == .done)
+    #expect(scenario.run { $0.isInSync })
+    #expect(scenario.cluster.statistics.refusals(.splitBrain) == 0)
+    #expect(scenario.cluster.statistics.refusals(.unrelatedData) == 0)
+    for node in scenario.cluster.nodes {
+      let generations = node.replica.superblock?.lineage.generations ?? []
+      #expect(!generations.isEmpty && !generations.contains { $0 == old })
+    }
+    #expect(scenario.second.disk.word(at: 32) == 0 && scenario.second.disk.word(at: 8) != 0)
+    scenario.finish()
+  }
+
   @Test func `B13: connect acts on the side that stands alone, and on no other`() {
     let scenario = Scenario()
     scenario.makePair()

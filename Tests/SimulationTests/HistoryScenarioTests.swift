@@ -117,6 +117,31 @@ import Wire
     scenario.expectNoViolation()
   }
 
+  /// B03: both were Primary without each other, and one of them wrote: it is the source.
+  @Test func bothWerePrimaryAndOneWrote() {
+    let scenario = Scenario()
+    scenario.makePair()
+    scenario.write(0, 0..<16)
+    for node in 0...1 { scenario.cluster.setBlocked(true, from: node) }
+    scenario.run { $0.first.connection != .connected && $0.second.connection != .connected }
+    #expect(scenario.tell(1, .primary(force: false))?.isDone == true)
+    #expect(scenario.first.role == .primary && scenario.second.role == .primary)
+    #expect(scenario.write(0, 8..<16) == .done)
+    #expect(scenario.request(1, .read, 0..<8) == .done)
+    scenario.tell(1, .secondary(heldOpen: false))
+    let newest = scenario.first.replica.superblock?.lineage.newest
+    let copied = scenario.copiedBlocks
+    for node in 0...1 { scenario.cluster.setBlocked(false, from: node) }
+    scenario.finish()
+
+    #expect(scenario.copiedBlocks - copied == 1)
+    #expect(scenario.cluster.statistics.refusals(.splitBrain) == 0)
+    #expect(scenario.first.role == .primary)
+    for node in scenario.cluster.nodes {
+      #expect(node.replica.superblock?.lineage.newest == newest, "node 1 began no generation")
+    }
+  }
+
   /// B03: a promotion without a write is no split brain.
   @Test func onlyOneSideWrote() {
     let scenario = Scenario()

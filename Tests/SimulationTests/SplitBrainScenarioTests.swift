@@ -151,6 +151,8 @@ import Wire
     scenario.tell(0, .connect)
     scenario.run { $0.second.reason == .tentative && $0.second.connection == .standAlone }
     #expect(scenario.second.reason == .tentative)
+    let meeting = scenario.second.replica.lastMeeting(withPeer: 0)
+    #expect(meeting?.mine.outOfSyncBlocks == 1 && meeting?.theirs.outOfSyncBlocks == 1)
     #expect(scenario.cluster.nodes.map { $0.replica.superblock } == before)
     scenario.expectNoViolation()
   }
