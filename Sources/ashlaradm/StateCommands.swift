@@ -168,7 +168,7 @@ struct Disconnect: StateCommand {
     commandName: "disconnect", abstract: "Disconnect from the peer and stand alone.")
   static let command = ControlCommand.disconnect
   @OptionGroup var common: CommonOptions
-  @Flag(help: "Do not wait for the peer.") var force = false
+  @Flag(help: "Taken as DRBD takes it; the peer is never waited for.") var force = false
   @OptionGroup var named: NamedResources
   var isForced: Bool { force }
 }
