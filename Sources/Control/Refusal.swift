@@ -69,10 +69,10 @@ extension Refusal {
   /// Promotion without a disk; `--force` does not help.
   public static let noDiskToPromote = needUpToDate(
     "this node has no disk: run 'ashlaradm attach {}' first, or promote the peer")
-  /// Promotion while a peer that has lost its disk knows of newer data.
+  /// Promotion while this node or a peer remembers newer data of a disk that it has lost.
   public static let newerDataWasLost = needUpToDate(
-    "the disk that the peer has lost held newer data: run 'ashlaradm attach {}' there, or, if it "
-      + "is gone for good, 'ashlaradm primary --force {}' here")
+    "a disk that was lost held newer data: run 'ashlaradm attach {}' where it was, or, if it is "
+      + "gone for good, 'ashlaradm primary --force {}' here")
   /// `detach` of the only copy that a Primary has.
   public static let primaryLivesHere = needUpToDate(
     "the peer is Primary and has no other good disk: run 'ashlaradm attach {}' there and wait for "

@@ -258,8 +258,8 @@ public struct Decision: Equatable, Sendable, BitwiseCopyable {
     }
     switch relation {
     case .parted: return splitBrain(mine, theirs, .splitBrain, iAmLower)
-    case .extends: return Decision(.syncSource, .extends)
-    case .extended: return Decision(.syncTarget, .extends)
+    case .extends: return mine.isGoodSource ? Decision(.syncSource, .extends) : .noGoodSource
+    case .extended: return theirs.isGoodSource ? Decision(.syncTarget, .extends) : .noGoodSource
     case .equal, .bothEmpty, .otherEmpty, .selfEmpty, .unrelated:
       return equalLineages(mine, theirs, iAmLower)
     }
@@ -336,16 +336,21 @@ public struct Decision: Equatable, Sendable, BitwiseCopyable {
 extension Decision {
   /// Whether copying would take one side's word against an equal one's. Marks on both sides of an
   /// idle pair come from a verify, which cannot know what is right; after a repair that was cut the
-  /// administrator has said what is, and it need not be the Primary's. Both stay UpToDate, as they
-  /// were when the blocks were found.
+  /// administrator has said what is, and it need not be the Primary's. Both are UpToDate, as they
+  /// were when the blocks were found; one that left its peer behind meanwhile has missed nothing.
   private static func isUndecided(_ mine: StateReport, _ theirs: StateReport) -> Bool {
-    guard mine.disk == .upToDate, theirs.disk == .upToDate, !mine.isFull, !theirs.isFull else {
-      return false
-    }
+    guard !mine.isFull, !theirs.isFull else { return false }
     if mine.repairWasCut || theirs.repairWasCut { return true }
+    guard mine.disk == .upToDate, theirs.disk == .upToDate else { return false }
     let nobodyIsPrimary = mine.role != .primary && theirs.role != .primary
     return nobodyIsPrimary && mine.outOfSyncBlocks > 0 && theirs.outOfSyncBlocks > 0
   }
+}
+
+extension Decision {
+  /// One side goes further, and knows that it is not the newest itself: what it lacks was on a disk
+  /// that is not there any more. The administrator says what counts.
+  private static var noGoodSource: Decision { Decision(.refuse, .extends, .noGoodSource) }
 }
 
 extension StateReport {

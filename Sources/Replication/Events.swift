@@ -162,7 +162,7 @@ public enum Refusal: Sendable, BitwiseCopyable, CaseIterable {
     case .needUpToDateData: "Need access to UpToDate data"
     case .targetOfResync: "Need access to UpToDate data: this node's data is being replaced"
     case .noDiskToPromote: "Need access to UpToDate data: this node has no disk"
-    case .newerDataWasLost: "Need access to UpToDate data: a lost disk of the peer held newer data"
+    case .newerDataWasLost: "Need access to UpToDate data: a disk that was lost held newer data"
     case .primaryLivesHere: "Need access to UpToDate data: the Primary uses this node's"
     case .clientsLiveOnPeer: "Need access to UpToDate data: this Primary uses the peer's"
     case .nobodyFillsTheDisk: "Need access to UpToDate data: no peer has what the clients have seen"

@@ -69,6 +69,8 @@ struct Peer: BitwiseCopyable {
   /// The connection that was refused in this step: our report must still leave on it, so that the
   /// peer comes to the same decision and can explain it.
   var refusedConnection: ConnectionID?
+  /// The handler `before-resync-target` runs: the peer is not met before it has ended.
+  var handlerRuns = false
   /// The handler `before-resync-target` has agreed to a resync until then.
   var consentUntil = Instant(nanoseconds: 0)
   /// This node was Primary when it lost the peer.

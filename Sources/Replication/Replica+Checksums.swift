@@ -21,10 +21,11 @@ import Metadata
 import Wire
 
 extension Replica {
-  /// A resync begins. The target's configuration decides whether it compares.
+  /// A resync begins. The target's configuration decides whether it compares. A disk that failed a
+  /// flush may return blocks that are equal and that it does not keep: they are all written anew.
   mutating func beginComparing(_ slot: Int) {
-    let isTarget = peers[slot].replication == .syncTarget
-    peers[slot].checksumAlgorithm = isTarget ? options.checksumAlgorithm : nil
+    let compares = peers[slot].replication == .syncTarget && !hasFailedFlush
+    peers[slot].checksumAlgorithm = compares ? options.checksumAlgorithm : nil
     peers[slot].compareCursor = 0
     peers[slot].comparedUpTo = peers[slot].checksumAlgorithm == nil || role == .primary ? .max : 0
     peers[slot].syncBlocksEqual = 0

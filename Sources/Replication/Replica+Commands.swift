@@ -2,7 +2,6 @@
 ///
 /// One command at a time. A command that changes the role waits for a handshake under way, and a
 /// handshake waits for a command that has begun, so no report is untrue when it arrives.
-/// Promotion asks every connected peer first; of two that ask at once the lower node id wins.
 import BlockTypes
 import Metadata
 import Wire
@@ -15,6 +14,10 @@ extension Replica {
     switch command {
     case .pauseSync: return pauseSync(true, token)
     case .resumeSync: return pauseSync(false, token)
+    case .resyncAllowed(let slot, let isAllowed):
+      // Nobody says it again: it counts whatever else is under way.
+      resyncIsAllowed(slot, isAllowed)
+      return effects.push(.reply(token: token, .done))
     default: break
     }
     guard self.command == nil else {
@@ -33,9 +36,6 @@ extension Replica {
       effects.push(.reply(token: token, .done))
     case .discard(let plan): beginSpecialConnect(plan, token)
     case .connectTentatively: beginSpecialConnect(nil, token)
-    case .resyncAllowed(let slot, let isAllowed):
-      resyncIsAllowed(slot, isAllowed)
-      effects.push(.reply(token: token, .done))
     case .giveWay(let slot, let heldOpen): giveWay(slot, heldOpen: heldOpen, token)
     case .disconnect where exposed != nil && goodPeer != nil:
       effects.push(.reply(token: token, .refused(.clientsLiveOnPeer)))
@@ -51,7 +51,7 @@ extension Replica {
     case .invalidate: beginInvalidate(token)
     case .verify(let plan): beginVerify(plan, token)
     case .invalidateRemote: beginInvalidateRemote(token)
-    case .pauseSync, .resumeSync: preconditionFailure("done before")
+    case .pauseSync, .resumeSync, .resyncAllowed: preconditionFailure("done before")
     case .primary, .secondary, .detach, .shutdown, .skipFirstSync:
       self.command = PendingCommand(
         command: command, token: token, stage: .queued,
@@ -97,7 +97,7 @@ extension Replica {
     }
   }
 
-  private mutating func finish(_ result: CommandResult) {
+  mutating func finish(_ result: CommandResult) {
     guard let pending = command else { return }
     command = nil
     effects.push(.reply(token: pending.token, result))
@@ -148,213 +148,7 @@ extension Replica {
     if let begun = command, case .draining = begun.stage { advanceCommand() }
   }
 
-  // MARK: Promotion
-
-  private mutating func beginPromotion(force: Bool) {
-    if role == .primary { return finish(.done) }
-    if anyPeerIsPrimary { return finish(.refused(.multiplePrimaries)) }
-    let hasData = disk == .upToDate
-    let mayForce =
-      isForced(force) && !isTarget
-      && (disk == .inconsistent || disk == .outdated || disk == .consistent)
-    guard hasData || mayForce else { return finish(.refused(whyNotPromoted)) }
-    for slot in 0..<peers.count {
-      if peers[slot].promoteAsked, !peers[slot].promoteAnswered { peers[slot].stalePromotions += 1 }
-      peers[slot].promoteAsked = false
-      peers[slot].promoteAnswered = false
-    }
-    promotionNumber += 1
-    command?.stage = .asking
-    if let pending = command { continueAsking(pending) }
-  }
-
-  /// What this node's own data lacks: a peer that has everything does not make up for it.
-  private var whyNotPromoted: Refusal {
-    if disk == .diskless || disk == .failed { return .noDiskToPromote }
-    return isTarget ? .targetOfResync : .needUpToDateData
-  }
-
-  /// Whether this node's data is being replaced: writes come without a Primary.
-  private var isTarget: Bool {
-    for slot in 0..<peers.count where peers[slot].replication.isTarget { return true }
-    return isRepairTarget
-  }
-
-  private func isForced(_ force: Bool) -> Bool {
-    force || options.sabotage == .promoteOutdated && disk == .outdated
-  }
-
-  private var anyPeerIsPrimary: Bool {
-    for slot in 0..<peers.count where peers[slot].role == .primary { return true }
-    return false
-  }
-
-  private var anyPeerGoesOn: Bool {
-    for slot in 0..<peers.count where goesOnAlone(slot) { return true }
-    return false
-  }
-
-  private mutating func continueAsking(_ pending: PendingCommand) {
-    var isAnswered = true
-    for slot in 0..<peers.count where peers[slot].state == .connected {
-      guard let connection = peers[slot].connection else { continue }
-      if !peers[slot].promoteAsked {
-        peers[slot].promoteAsked = true
-        var request = MessageHeader(.promoteRequest, id: promotionNumber)
-        if case .primary(force: true) = pending.command { request.length = 1 }
-        effects.push(.send(connection, request, .none))
-        expectAnswer(slot)
-      }
-      let mustWait = options.sabotage != .promoteUnasked
-      if !peers[slot].promoteAnswered, mustWait { isAnswered = false }
-    }
-    guard isAnswered else { return }
-    guard case .primary(let force) = pending.command, var block = superblock,
-      disk == .upToDate || isForced(force)
-    else {
-      // The disk failed meanwhile. Who granted must not go on believing that we are Primary.
-      tellRole(role)
-      return finish(.refused(whyNotPromoted))
-    }
-    block.dirty = true
-    block.wasPrimary = true
-    startsAnew(block.lineage)
-    if disk != .upToDate {
-      // The operator's word that this data counts: a generation of its own, unknown to all peers.
-      // What an Inconsistent disk was being made into does not count any more, only what it was.
-      for slot in 0..<peers.count where peers[slot].base == nil || disk == .inconsistent {
-        peers[slot].base = block.lineage.newest ?? Generation.beforeAll(options.node)
-      }
-      block.lineage.begin(id: entropy, author: options.node, at: unixSeconds)
-      block.diskState = .upToDate
-      crashed = false
-      isForcing = true
-      if let generation = block.lineage.newest { effects.push(.note(.newGeneration(generation))) }
-    }
-    superblock = block
-    let version = changeSuperblock()
-    command?.stage = .persisting(version: version)
-  }
-
-  /// What this node took for a Primary without a disk, that Primary's clients know. What clients
-  /// write here from now on, they do not: a generation of its own, if there is a write.
-  private mutating func startsAnew(_ history: Lineage) {
-    guard let newest = history.newest, newest.continuesPrimary, newest.author == options.node else {
-      return
-    }
-    for slot in 0..<peers.count where peers[slot].base != nil { peers[slot].mayShareNewest = true }
-  }
-
-  private mutating func promoted() {
-    guard superblock?.diskState == .upToDate else {
-      // The disk failed before it could take this down, or is known to be Outdated by now.
-      isForcing = false
-      tellRole(role)
-      return finish(.refused(whyNotPromoted))
-    }
-    become(role: .primary)
-    become(disk: .upToDate)
-    forgetUndo()
-    tellRole(.primary)
-    finish(.done)
-    guard isForcing else { return }
-    isForcing = false
-    for slot in 0..<peers.count where peers[slot].state == .connected {
-      loseConnection(slot, .renegotiate)
-    }
-  }
-
-  mutating func receivedPromoteRequest(_ slot: Int, _ header: MessageHeader) {
-    var isRefused = role == .primary
-    if case .primary? = command?.command, commandIsUnderWay {
-      if options.node < peers[slot].node {
-        isRefused = true
-      } else if case .asking? = command?.stage {
-        finish(.refused(.multiplePrimaries))
-        tellRole(role)
-      } else {
-        isRefused = true
-      }
-    }
-    for other in 0..<peers.count where other != slot && peers[other].role == .primary {
-      isRefused = true
-    }
-    guard !isRefused else { return answerPromotion(slot, header.id, .refused) }
-    let isForced = header.length == 1
-    guard isForced || !remembersMore(than: slot) else {
-      return answerPromotion(slot, header.id, .dataIsOlder)
-    }
-    if isForced { lost = nil }
-    become(slot, peerRole: .primary)
-    peers[slot].grantID = header.id
-    guard var block = superblock, !block.dirty else {
-      peers[slot].versionOfGrant = versionWanted
-      return grantWhenDurable(slot)
-    }
-    // Its writes may come as soon as it has our answer: a crash from now on must be seen as one.
-    block.dirty = true
-    superblock = block
-    peers[slot].versionOfGrant = changeSuperblock()
-    if options.sabotage == .grantBeforeDirty { grantWhenDurable(slot) }
-  }
-
-  mutating func grantWhenDurable(_ slot: Int) {
-    guard let version = peers[slot].versionOfGrant else { return }
-    let isDurable = versionDurable >= version || options.sabotage == .grantBeforeDirty
-    guard !hasSuperblock || isDurable else { return }
-    peers[slot].versionOfGrant = nil
-    answerPromotion(slot, peers[slot].grantID, .granted)
-  }
-
-  /// The length of a `promoteReply`.
-  private enum PromotionAnswer: UInt64 {
-    case refused = 0
-    case granted = 1
-    /// Refused: a disk that the answering node has lost held newer data.
-    case dataIsOlder = 2
-  }
-
-  private mutating func answerPromotion(_ slot: Int, _ id: UInt64, _ answer: PromotionAnswer) {
-    guard peers[slot].state == .connected, let connection = peers[slot].connection else { return }
-    let header = MessageHeader(.promoteReply, id: id, length: answer.rawValue)
-    effects.push(.send(connection, header, .none))
-  }
-
-  mutating func receivedPromoteReply(_ slot: Int, _ header: MessageHeader) {
-    if header.id < promotionNumber, peers[slot].stalePromotions > 0 {
-      // A late answer to an earlier promotion says nothing about the one under way.
-      peers[slot].stalePromotions -= 1
-      return gotAnswer(slot)
-    }
-    guard header.id == promotionNumber, peers[slot].promoteAsked, !peers[slot].promoteAnswered
-    else { return protocolViolation(slot, .promoteReply) }
-    gotAnswer(slot)
-    peers[slot].promoteAnswered = true
-    guard case .primary? = command?.command, case .asking? = command?.stage else {
-      // Given up meanwhile: the peer must not go on believing that we are Primary.
-      return tellRole(role)
-    }
-    guard header.length != PromotionAnswer.granted.rawValue else { return }
-    let isOlder = header.length == PromotionAnswer.dataIsOlder.rawValue
-    finish(.refused(isOlder ? .newerDataWasLost : .multiplePrimaries))
-    tellRole(role)
-  }
-
-  mutating func receivedRole(_ slot: Int, _ header: MessageHeader) {
-    guard let new = UInt8(exactly: header.length).flatMap(Role.init(rawValue:)), new != .unknown
-    else { return protocolViolation(slot, .roleChanged) }
-    // To become Primary a peer asks first, and we take down that it writes.
-    guard new == .secondary || peers[slot].role == .primary else {
-      return protocolViolation(slot, .roleChanged)
-    }
-    become(slot, peerRole: new)
-    if new == .secondary, peers[slot].versionOfGrant != nil {
-      // It gave up before we could grant.
-      peers[slot].versionOfGrant = nil
-      answerPromotion(slot, peers[slot].grantID, .refused)
-    }
-    beginCleanFlush()
-  }
+  // MARK: Clean
 
   /// Flushes when nobody writes any more, so that a crash from then on counts as none.
   mutating func beginCleanFlush() {
@@ -420,7 +214,7 @@ extension Replica {
       block.diskState = .outdated
     }
     block.wasPrimary = false
-    block.dirty = crashed || isTarget || (anyPeerIsPrimary && !peerWrites) || isRepairTarget
+    block.dirty = crashed || isTarget || (anyPeerIsPrimary && !peerWrites)
     superblock = block
     let version = changeSuperblock()
     command?.stage = .persisting(version: version)

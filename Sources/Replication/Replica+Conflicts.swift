@@ -108,6 +108,9 @@ extension Replica {
     let isAllowed = now < peers[slot].consentUntil
     peers[slot].consentUntil = Instant(nanoseconds: 0)
     guard !isAllowed else { return decision }
+    // What is known by now counts whatever becomes of the handler: the peer has more.
+    if decision.rule == .extends || decision.rule == .equalOneUnshared { markOutdated() }
+    peers[slot].handlerRuns = true
     effects.push(.note(.handler(peer: slot, .beforeResyncTarget)))
     return Decision(.refuse, decision.rule, .handlerRuns)
   }
@@ -148,7 +151,9 @@ extension Replica {
 
   /// The handler `before-resync-target` has ended.
   mutating func resyncIsAllowed(_ slot: Int, _ isAllowed: Bool) {
-    guard slot < peers.count, peers[slot].state == .connecting else { return }
+    guard slot < peers.count, peers[slot].handlerRuns else { return }
+    peers[slot].handlerRuns = false
+    guard peers[slot].state == .connecting else { return }
     guard isAllowed else { return loseConnection(slot, .handlerRefused) }
     peers[slot].consentUntil = now.advanced(milliseconds: Self.consentMs)
     peers[slot].retryPauseMs = 0

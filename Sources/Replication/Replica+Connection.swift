@@ -138,6 +138,7 @@ extension Replica {
       return refuse(connection, .peerStandAlone)
     case .connecting:
       if isKeepingUndo(slot) { return refuse(connection, .undoIsKept) }
+      if peers[slot].handlerRuns { return refuse(connection, .handlerRuns) }
       if let mine = peers[slot].dialed {
         if options.node < hello.node { return refuse(connection, .tieBreak) }
         peers[slot].dialed = nil
@@ -213,8 +214,8 @@ extension Replica {
   /// Sets the next dial: at once the first time, then after 100 ms, doubling up to `connect-int`.
   mutating func scheduleRetry(_ slot: Int) {
     guard peers[slot].state == .connecting else { return }
-    // The peer is met when what it would replace is kept.
-    guard !isKeepingUndo(slot) else {
+    // The peer is met when what it would replace is kept, and its handler has prepared for that.
+    guard !isKeepingUndo(slot), !peers[slot].handlerRuns else {
       peers[slot].retryAt = .never
       return
     }

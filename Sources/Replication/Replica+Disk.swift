@@ -80,14 +80,16 @@ extension Replica {
       return
     }
     superblock = block
-    lost = nil
+    if !lacksWhatWasLost(block.lineage) { lost = nil }
     exposedBytes = block.volumeBytes
     crashed = block.dirty
     forgetUndo()
     var peerMayBeAhead = false
     for slot in 0..<peers.count {
       peers[slot].base = block.peers.first { $0.node == peers[slot].node }?.base
-      peers[slot].mayShareNewest = false
+      // The peer may have taken the newest generation over at the end of a resync: a write that it
+      // lacks begins another.
+      peers[slot].mayShareNewest = peers[slot].base != nil
       peers[slot].isFull = false
       if peers[slot].base == nil { peerMayBeAhead = true }
       if !hasBitmap(ofPeer: slot, in: block) { markAll(slot) }

@@ -27,10 +27,14 @@ extension Replica {
   }
 
   /// `pass_on`: a client's write failed here and may be on the peer. Nobody was promised anything,
-  /// but the two replicas differ.
+  /// but the two replicas differ. A target that has told all its marks would never ask for this
+  /// block, and the source would wait for that: both tell each other again what differs.
   mutating func markFailedWrite(_ request: Request) {
     guard request.operation.changesData else { return }
-    for slot in 0..<peers.count { markOutOfSync(slot, request.range) }
+    for slot in 0..<peers.count {
+      markOutOfSync(slot, request.range)
+      if peers[slot].replication.isSource { loseConnection(slot, .renegotiate) }
+    }
   }
 
   /// Something was given to the disk.

@@ -54,6 +54,12 @@ extension Replica {
       return protocolViolation(slot, .assumeEqual)
     }
     let first = Generation(number: header.offset, id: header.id, author: author)
+    // Both were asked at once: the generation of the lower node id is taken by both.
+    if hasSkippedFirstSync(slot) {
+      guard author < options.node, let lineage = Lineage([first]) else { return }
+      peers[slot].versionOfEqual = assumeEqual(lineage)
+      return
+    }
     guard isFresh, hasBitmaps, role == .secondary, command == nil,
       peers[slot].replication == .established,
       peers[slot].disk == .inconsistent, let lineage = Lineage([first])
@@ -67,6 +73,14 @@ extension Replica {
     peers[slot].versionOfEqual = nil
     skippedFirstSync()
     if peers[slot].state == .connected { loseConnection(slot, .renegotiate) }
+  }
+
+  /// Whether this side was asked as well, on this connection, and nothing was written since.
+  private func hasSkippedFirstSync(_ slot: Int) -> Bool {
+    guard let block = superblock, let only = block.lineage.newest else { return false }
+    return role == .secondary && !block.dirty && block.lineage.generations.count == 1
+      && only.author == options.node && peers[slot].state == .connected
+      && peers[slot].replication == .established && reports[slot]?.lineage.isEmpty == true
   }
 
   /// Whether the disk never held data.

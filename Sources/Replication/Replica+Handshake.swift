@@ -134,7 +134,7 @@ extension Replica {
       block.diskState = .upToDate
       become(disk: .upToDate)
     case .noSync:
-      if decision.rule == .equalClean {
+      if decision.rule == .equalClean || decision.rule == .equalUndecided {
         block.diskState = .upToDate
         block.wasPrimary = role == .primary
         become(disk: .upToDate)

@@ -335,10 +335,17 @@ extension Replica {
   /// Whether the disk that this node has lost held writes which the peer's does not: that peer is
   /// not promoted without an administrator's word, as long as somebody here remembers.
   func remembersMore(than slot: Int) -> Bool {
-    guard let lost, let theirs = reports[slot]?.lineage else { return false }
-    switch lost.relation(to: theirs) {
-    case .extends, .parted: return true
-    case .equal, .extended, .bothEmpty, .selfEmpty, .otherEmpty, .unrelated: return false
+    guard let theirs = reports[slot]?.lineage, !theirs.isEmpty else { return false }
+    return lacksWhatWasLost(theirs)
+  }
+
+  /// Whether the disk that this node has lost held writes which a replica with this lineage lacks.
+  /// Another disk in its place does not bring them back.
+  func lacksWhatWasLost(_ lineage: Lineage) -> Bool {
+    guard let lost else { return false }
+    switch lost.relation(to: lineage) {
+    case .extends, .parted, .otherEmpty: return true
+    case .equal, .extended, .bothEmpty, .selfEmpty, .unrelated: return false
     }
   }
 

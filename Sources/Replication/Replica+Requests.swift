@@ -247,6 +247,7 @@ extension Replica {
       requests[id].failed = true
       effects.push(.note(.diskError(id, errno: -result)))
       if isChange { diskErrors.writeErrors += 1 }
+      if requests[id].operation == .flush { hasFailedFlush = true }
       if !condemnsDisk(requests[id]) { markFailedWrite(requests[id]) }
     }
     // A failed write or flush is final for this disk: Linux may have dropped the dirty pages and

@@ -76,6 +76,8 @@ extension Replica {
   private static var toldLimit: Int { 1_000 }
   /// In `verifyResult`: the sender has locked the range itself.
   static var lockedByAsker: UInt64 { .max }
+  /// The length of a `verifyEnd` after everything was compared and repaired.
+  static var isComplete: UInt64 { 1 }
 
   // MARK: Begin and end
 
@@ -161,6 +163,7 @@ extension Replica {
     guard peers[slot].replication.isVerifying || peers[slot].verify != nil else { return }
     abandonVerify(slot, reason)
     guard peers[slot].replication.isVerifying else { return }
+    if peers[slot].repairSource != nil { peers[slot].repairWasCut = true }
     peers[slot].repairSource = nil
     peers[slot].repair = nil
     become(slot, replication: .established)
@@ -187,7 +190,8 @@ extension Replica {
     if let token = verify.token {
       if peers[slot].outstanding > 0 { gotAnswer(slot) }
       peers[slot].verify = nil
-      peers[slot].repairSource = nil
+      // Of two that asked at once the peer's may be under way by now, and be a repair.
+      if !peers[slot].replication.isVerifying { peers[slot].repairSource = nil }
       return refuseVerify(token, reason)
     }
     finishVerify(slot)
@@ -257,7 +261,7 @@ extension Replica {
     peers[slot].repairSource = nil
     become(slot, replication: .established)
     if let connection = peers[slot].connection {
-      effects.push(.send(connection, MessageHeader(.verifyEnd), .none))
+      effects.push(.send(connection, MessageHeader(.verifyEnd, length: Self.isComplete), .none))
     }
   }
 
@@ -451,6 +455,10 @@ extension Replica {
     case .verifyResult: receivedVerifyResult(slot, header)
     case .verifyEnd:
       if peers[slot].replication == .verifyT, bitmaps[slot].setCount > 0 { _ = wantSweep() }
+      if header.length == Self.isComplete, peers[slot].repairSource != nil {
+        peers[slot].repairSource = nil
+        peers[slot].repairWasCut = false
+      }
       stopVerify(slot, .noRemoteDisk)
     default: preconditionFailure("no message of a verify")
     }

@@ -69,7 +69,7 @@ extension Cluster {
       if !pending.forceUnitAccess, hasLostPower(other, since: pending.begun) {
         holders.remove(Set2(other.index))
       } else if let text = missing(
-        change, pending, on: other, isOwn: other === holder, isSure: true)
+        change, pending, on: other, isOwn: other === node, isSure: true)
       {
         return violate(.durability, "w\(change) was acknowledged, but \(text)")
       }
@@ -223,7 +223,7 @@ extension Cluster {
       violate(.oneWriter, "node \(node.index) became Primary while its connected peer is Primary")
     }
     let counted = history.authority(
-      on: node.index, ahead: ahead, isBranched: isBranched || history.isForked)
+      on: node.index, ahead: ahead, isBranched: isBranched || history.isForked || haveParted)
     if let (sector, text) = missingSector(on: node.index, authority: counted) {
       if !forced, node.mayKnowItIsBehind || bothConnected {
         violate(
@@ -309,9 +309,12 @@ extension Cluster {
       return
     }
     // A source that died or was cut off after its word may have acknowledged more, here too or not.
-    let hasAll =
-      isLinked || missingSector(on: node.index, authority: source.index) == nil
-    let content = hasAll ? history.syncDone(from: source.index) : promised
+    var content = promised
+    if isLinked {
+      content = history.syncDone(from: source.index)
+    } else if missingSector(on: node.index, authority: source.index) == nil {
+      content = history.syncDone(from: source.index, stable: promised)
+    }
     if isLinked {
       for sector in 0..<volumeSectors
       where node.disk.word(at: sector) != source.disk.word(at: sector) {

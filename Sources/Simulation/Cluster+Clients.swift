@@ -20,7 +20,7 @@ struct PendingRequest {
   /// The record of a change.
   let change: Int?
   /// A read: the floors when it began. A flush: those of node 0.
-  let floors: [UInt64]
+  var floors: [UInt64]
   /// A flush: the floors of node 1.
   let otherFloors: [UInt64]
   /// Where a read finds its data; changes when the data comes from the peer.
@@ -60,6 +60,20 @@ extension Cluster {
     clients.contains { slot in
       guard let pending = slot.pending, pending.change != nil else { return false }
       return pending.node == node && pending.sectors.contains(sector)
+    }
+  }
+
+  /// Reads that were under way while a change failed may return what was there before it.
+  private func changeFailed(_ node: SimulatedNode, _ failed: PendingRequest) {
+    guard let change = failed.change else { return }
+    history.fail(change)
+    for slot in clients.indices {
+      guard let read = clients[slot].pending, read.operation == .read, read.node == node.index,
+        read.sectors.overlaps(failed.sectors)
+      else { continue }
+      let floors = history.readFloors(
+        on: node.index, sectors: read.sectors, authority: authority(node))
+      clients[slot].pending?.floors = zip(read.floors, floors).map { min($0, $1) }
     }
   }
 
@@ -192,7 +206,9 @@ extension Cluster {
     }
     switch outcome {
     case .done: checkDone(node, pending)
-    case .ioError: statistics.failed += 1
+    case .ioError:
+      statistics.failed += 1
+      changeFailed(node, pending)
     case .notPrimary: statistics.refused += 1
     case .invalid: violate(.completion, "a valid \(pending.operation) was called invalid")
     }

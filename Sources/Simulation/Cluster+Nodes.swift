@@ -115,6 +115,16 @@ extension Cluster {
     }
   }
 
+  /// Whether each replica's lineage on disk has a generation that the other one lacks. Then neither
+  /// can know what the other acknowledged, and an administrator may take either.
+  var haveParted: Bool {
+    guard let first = nodes[0].durableSuperblock, let second = nodes[1].durableSuperblock else {
+      return false
+    }
+    if case .parted = first.lineage.relation(to: second.lineage) { return true }
+    return false
+  }
+
   /// Gives a command, as an administrator would.
   package func command(_ index: Int, _ command: Command) {
     let node = nodes[index]

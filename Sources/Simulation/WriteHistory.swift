@@ -28,6 +28,8 @@ package struct WriteHistory {
     package var acknowledged = UInt64.max
     /// The other replica lacked it then.
     var isAlone = false
+    /// It was answered with an error: what its sectors hold may be old or new, now and later.
+    var hasFailed = false
   }
 
   /// Why a value may not stand in a sector.
@@ -138,6 +140,20 @@ package struct WriteHistory {
     }
   }
 
+  /// A change was answered with an error. Who has read it while it was under way may read what was
+  /// there before: it may have been on a disk that is lost, and nowhere else.
+  package mutating func fail(_ number: Int) {
+    records[number].hasFailed = true
+    let (node, begun) = (records[number].node, records[number].begun)
+    for sector in records[number].sectors where observed[node][sector] == begun {
+      let others = records.lazy.filter {
+        $0.node == node && $0.acknowledged != .max && $0.begun < begun
+          && $0.sectors.contains(sector)
+      }
+      observed[node][sector] = others.map(\.begun).max() ?? 0
+    }
+  }
+
   /// Whether `node` holds acknowledged writes that the other one lacks.
   package func isExclusive(_ node: Int) -> Bool { exclusiveSince[node] != nil }
 
@@ -227,7 +243,7 @@ extension WriteHistory {
   package mutating func observe(_ word: UInt64, sector: Int, on node: Int) {
     guard word != 0 else { return }
     let number = Int(SectorStamp(bits: word).sequence)
-    guard number < records.count else { return }
+    guard number < records.count, !records[number].hasFailed else { return }
     observed[node][sector] = max(observed[node][sector], records[number].begun)
   }
 
@@ -264,6 +280,12 @@ extension WriteHistory {
   /// What a replica that is synced from `source` has when the source says that it is done.
   package func syncDone(from source: Int) -> SyncedContent {
     SyncedContent(held: held[source], durable: durable[source], clock: clock)
+  }
+
+  /// What `source` has by now, of which a replica that was synced from it is sure to keep only what
+  /// it had taken over by then, `content`: it was not asked to flush since.
+  package func syncDone(from source: Int, stable content: SyncedContent) -> SyncedContent {
+    SyncedContent(held: held[source], durable: content.durable, clock: clock)
   }
 
   /// `node` took over what `source` had when it said that the resync was done.

@@ -2,10 +2,11 @@
 /// remembers for `status`.
 import BlockTypes
 import Metadata
-import Replication
 import TestSupport
 import Testing
 import Wire
+
+@testable import Replication
 
 extension Effect {
   fileprivate var handler: HandlerCall? {
@@ -107,6 +108,18 @@ extension Effect {
     #expect(rig.peer.reason == .splitBrain)
   }
 
+  /// Nor the role: what was written meanwhile is newer than the order.
+  @Test func b02OrderIsForgottenWithAPromotion() {
+    let rig = split()
+    rig.command(.connectDiscarding)
+    rig.command(.primary(force: false))
+    rig.settle()
+    rig.command(.secondary(heldOpen: false))
+    rig.settle()
+    meet(rig, peerApart)
+    #expect(rig.peer.reason == .splitBrain)
+  }
+
   @Test func orderEndsWithDisconnectAndWithAPlainConnect() {
     for end in [Command.disconnect, .connect] {
       let rig = split()
@@ -180,7 +193,27 @@ extension Effect {
     meet(rig, peerReport(.upToDate, lineage(1, 2)))
     #expect(rig.effects.compactMap(\.handler) == [.beforeResyncTarget])
     #expect(rig.state == .connecting)
-    #expect(rig.replica.disk == .upToDate, "nothing is changed before the handler has ended")
+    #expect(rig.replica.disk == .outdated, "the peer has more, whatever the handler does")
+
+    rig.command(.resyncAllowed(peer: 0, true))
+    rig.dialAndGreetAgain()
+    rig.settle()
+    rig.receive(peerReport(.upToDate, lineage(1, 2)))
+    rig.settle()
+    #expect(rig.sent(.verdict)?.length == UInt64(Action.syncTarget.rawValue))
+  }
+
+  /// A snapshot that is taken again while the resync runs replaces the good one.
+  @Test func handlerIsCalledOnceHoweverLongItTakes() {
+    let rig = Rig { $0.asksBeforeResyncTarget = true }
+    rig.attach(superblock())
+    meet(rig, peerReport(.upToDate, lineage(1, 2)))
+    #expect(rig.replica.peers[0].retryAt == .never, "this node does not dial meanwhile")
+
+    rig.command(.disconnect)
+    rig.command(.connect)
+    #expect(rig.replica.peers[0].retryAt == .never)
+    #expect(rig.effects.compactMap(\.handler).isEmpty)
 
     rig.command(.resyncAllowed(peer: 0, true))
     rig.dialAndGreetAgain()
@@ -198,7 +231,8 @@ extension Effect {
 
     #expect(rig.state == .standAlone)
     #expect(rig.peer.reason == .handlerRefused)
-    #expect(rig.replica.disk == .upToDate)
+    let token = rig.command(.primary(force: false))
+    #expect(rig.replies[token] == .refused(.needUpToDateData), "it knows that it is behind")
   }
 
   private static func giveWay(_ options: inout ReplicaOptions) {

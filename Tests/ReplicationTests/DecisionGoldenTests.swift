@@ -61,7 +61,8 @@ private let golden = """
   12Ub1m    1Up       refuse        extends             primaryWouldBeTarget
   12Ub1mx   1U        refuse        extends             nothingToDiscard
   12Ub1m    1Ux       source bitmap extends
-  12Ob1m    1U        source bitmap extends
+  12Ob1m    1U        refuse        extends             noGoodSource
+  1U        12O       refuse        extends             noGoodSource
   1U        12Cb1mc   target bitmap extends
   1U        1U        noSync        equalClean
   1Up       1O        noSync        equalClean
@@ -86,6 +87,7 @@ private let golden = """
   1Um       1Umx      source bitmap equalMarked
   1Umr      1Upm      noSync        equalUndecided
   1Ur       1Upmr     noSync        equalUndecided
+  1Upmr     1Om       noSync        equalUndecided
   1Um       1Om       source bitmap equalMarked
   1Umf      1Um       source full   equalMarked
   1Upm      1Um       source bitmap equalMarked

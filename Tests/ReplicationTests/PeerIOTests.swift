@@ -332,6 +332,16 @@ import Wire
     #expect(rig.replica.disk == .diskless)
   }
 
+  /// The target has told all its marks and would never ask for the block: both meet again.
+  @Test func passOnDuringAResyncIsToldToTheTarget() throws {
+    let rig = Rig.source { $0.errorPolicy = .passOn }
+    rig.submit(.write, blocks: 3..<4, tag: 1)
+    rig.finishDisk(result: -5)
+    #expect(rig.completions == [1: .ioError])
+    #expect(rig.state == .connecting && rig.peer.reason == .renegotiate)
+    #expect(rig.peer.blocksOutOfSync > 0)
+  }
+
   /// C12: a disk that does not answer is given up, whatever it was asked for; its late answers
   /// mean nothing, and no buffer is given away before them.
   @Test(arguments: [Operation.read, .write, .writeZeroes, .flush])

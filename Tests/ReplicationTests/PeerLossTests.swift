@@ -63,6 +63,26 @@ import Wire
     rig.expectSettled()
   }
 
+  /// The peer may have taken the newest generation over just before this node's process ended: it
+  /// lacks what is written from now on. With the same generation on both, an administrator who
+  /// forces the peer would make a history that looks longer than this one.
+  @Test func firstWriteAfterARestartBeginsAGeneration() {
+    let rig = Rig()
+    var block = superblock(.upToDate, lineage(1, 2))
+    block.peers = [PeerSlotRecord(node: other, base: lineage(1).newest)]
+    rig.attach(block, marked: 3..<9)
+    rig.command(.primary(force: false))
+    rig.settle()
+    #expect(rig.replica.superblock?.lineage.generations.count == 2)
+    for block: UInt64 in 0..<3 {
+      rig.submit(.write, blocks: block..<(block + 1))
+      rig.settle()
+    }
+
+    #expect(rig.replica.superblock?.lineage.generations.count == 3)
+    #expect(rig.durable.last?.peers.first?.base == lineage(1).newest)
+  }
+
   /// A flush changes nothing that the peer could lack.
   @Test func flushAloneMintsNothing() {
     let rig = Rig.lonePrimary()

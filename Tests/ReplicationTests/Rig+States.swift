@@ -95,8 +95,9 @@ extension Rig {
   }
 
   /// Primary and source of a resync to a peer that has old data.
-  static func source() -> Rig {
-    let rig = connected(superblock(.upToDate, lineage(1, 2)), to: peerReport(.upToDate, lineage(1)))
+  static func source(_ change: (inout ReplicaOptions) -> Void = { _ in }) -> Rig {
+    let rig = connected(
+      superblock(.upToDate, lineage(1, 2)), to: peerReport(.upToDate, lineage(1)), change)
     rig.promote()
     #expect(rig.replication == .syncSource)
     return rig

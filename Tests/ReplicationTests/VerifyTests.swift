@@ -1,10 +1,11 @@
 /// Online verify: V04, V05, V07 and the order of locks that keeps it free of false positives.
 import BlockTypes
 import Metadata
-import Replication
 import TestSupport
 import Testing
 import Wire
+
+@testable import Replication
 
 extension Rig {
   /// Primary that compares its volume with an UpToDate Secondary's; one range is asked for.
@@ -289,6 +290,20 @@ extension Rig {
     #expect(rig.sent(.verifyReady)?.length == UInt64(VerifyRefusal.busy.rawValue))
     rig.receive(.verifyReady)
     #expect(rig.replication == .verifyS)
+  }
+
+  /// A repair that was given up is not decided by who is Primary, one that was completed is over.
+  @Test(arguments: [0, 1] as [UInt64])
+  func targetOfARepairHearsWhetherItIsComplete(isComplete: UInt64) {
+    let rig = Rig.secondary()
+    rig.receive(
+      MessageHeader(
+        .verifyStart, offset: UInt64(RepairSource.peer.rawValue),
+        length: UInt64(DigestAlgorithm.crc32c.rawValue)))
+    rig.receive(MessageHeader(.verifyResult, id: .max, offset: 0, length: 0b10))
+    rig.receive(.verifyEnd, length: isComplete)
+    #expect(rig.replication == .established)
+    #expect(rig.replica.report(for: 0).repairWasCut == (isComplete == 0))
   }
 
   @Test func marksBeyondTheVolumeAreRefused() {

@@ -40,6 +40,30 @@ import Wire
     scenario.finish()
   }
 
+  /// Another disk in the place of the lost one, filled by the peer, does not bring it back either.
+  @Test func whatALostDiskHeldIsNotForgottenWithANewOne() {
+    let scenario = Scenario()
+    scenario.makePair()
+    scenario.cluster.end(1, .kill)
+    scenario.run { $0.first.connection != .connected }
+    #expect(scenario.write(0, 0..<8) == .done)
+    scenario.tell(0, .secondary(heldOpen: false))
+    #expect(scenario.tell(0, .detach)?.isDone == true)
+    scenario.run { $0.first.disk.inFlight == 0 }
+    scenario.run(milliseconds: 10)
+    scenario.cluster.history.gaveUp(0)
+    scenario.cluster.replaceDisk(0)
+    scenario.cluster.attach(0)
+    scenario.start(1)
+    #expect(scenario.run { $0.isInSync })
+    for node in 0...1 {
+      let answer = scenario.tell(node, .primary(force: false))
+      #expect(answer?.refusal == .newerDataWasLost, "node \(node)")
+    }
+    #expect(scenario.tell(1, .primary(force: true))?.isDone == true)
+    scenario.finish()
+  }
+
   /// C10 for ever: a disk that can read nothing any more serves no read, and takes writes.
   @Test func diskThatReadsNothingIsReadFromThePeer() {
     let scenario = Scenario()

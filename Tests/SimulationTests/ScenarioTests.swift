@@ -42,6 +42,21 @@ import Wire
     #expect(scenario.cluster.statistics.resyncs == 1)
   }
 
+  /// R03: both are told in the same moment: both hold the same generation in the end.
+  @Test func r03BothAreAsked() {
+    let scenario = Scenario()
+    scenario.start(0, 1)
+    scenario.run { $0.first.connection == .connected && $0.second.connection == .connected }
+    scenario.run(milliseconds: 1_000)
+    for node in 0...1 { scenario.cluster.command(node, .skipFirstSync) }
+    #expect(scenario.run { $0.isInSync })
+    #expect(scenario.cluster.statistics.resyncs == 0)
+    #expect(scenario.generations(0) == 1 && scenario.generations(1) == 1)
+    #expect(scenario.tell(1, .primary(force: false))?.isDone == true)
+    #expect(scenario.write(1, 0..<8) == .done)
+    scenario.finish()
+  }
+
   /// R03: the news does not arrive: the side that heard nothing is filled.
   @Test func r03LostNewsEndsInAFullSync() {
     let scenario = Scenario()

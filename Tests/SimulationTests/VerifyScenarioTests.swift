@@ -56,6 +56,25 @@ import Wire
     scenario.finish()
   }
 
+  /// Both are asked at once, and the one that is chosen repairs: it does so, and then it is quiet.
+  @Test(arguments: [RepairSource.local, .peer])
+  func `V02: of two that cross one is done, also a repair`(source: RepairSource) {
+    let scenario = pair()
+    #expect(scenario.cluster.rot(100, on: source == .local ? 1 : 0))
+    var repair = VerifyPlan()
+    repair.repairSource = source
+    scenario.cluster.command(0, .verify(repair))
+    scenario.cluster.command(1, .verify(VerifyPlan()))
+    #expect(scenario.run { $0.first.lastVerify != nil })
+    #expect(scenario.run { $0.isInSync })
+    #expect(scenario.first.lastVerify?.blocksRepaired == 1)
+    #expect(scenario.cluster.lastResult[1]?.refusal == .alreadyActive)
+    for node in scenario.cluster.nodes {
+      #expect(node.replica.status(ofPeer: 0).blocksOutOfSync == 0)
+    }
+    scenario.finish()
+  }
+
   /// What was compared is known, so that the next one begins there.
   @Test func `V04: a verify that is cut says how far it came and goes on from there`() {
     let scenario = pair { $0.resyncWindow = 1 }
