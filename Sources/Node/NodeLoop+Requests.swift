@@ -12,8 +12,10 @@ extension NodeLoop {
   mutating func handle(_ message: NodeMessage) {
     switch message {
     case .request(let request, let handler): handle(request, handler)
-    case .restore(let request, let wantsPrimary, let handler):
-      up(request, handler, wantsPrimary: wantsPrimary)
+    case .restore(let wanted, let handler):
+      let name = wanted.configuration.name
+      let request = ControlRequest(.up, resource: name, configuration: wanted.configuration)
+      up(request, handler, wantsPrimary: wanted.wantsPrimary)
     case .handlerEnded(let resource, let peer, let call, let status):
       handlerEnded(resource, peer, call, status)
     case .undoEnded(let resource, let peer, let number, let result):

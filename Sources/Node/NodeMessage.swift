@@ -1,5 +1,6 @@
 /// What other threads ask the reactor's thread to do.
 import BlockTypes
+import Configuration
 import Replication
 public import Control
 
@@ -10,7 +11,7 @@ public typealias ReplyHandler = @Sendable (ControlReply) -> Void
 enum NodeMessage: Sendable {
   case request(ControlRequest, ReplyHandler)
   /// The program starts: bring the resource up, and make it Primary again when that is safe.
-  case restore(ControlRequest, wantsPrimary: Bool, ReplyHandler)
+  case restore(Restored, ReplyHandler)
   /// A handler ended with this exit status.
   case handlerEnded(resource: String, peer: Int, HandlerCall, status: Int32)
   /// What a discard would lose was kept, or could not be.
@@ -19,6 +20,12 @@ enum NodeMessage: Sendable {
   case subscribe(EventSink)
   /// Clean end of the program.
   case terminate(ReplyHandler)
+
+  /// A resource that was up when the program ended.
+  struct Restored: Sendable {
+    var configuration: ResourceConfiguration
+    var wantsPrimary: Bool
+  }
 }
 
 /// An answer that waits until a volume is gone.

@@ -117,22 +117,29 @@ public final class NodeService: Sendable {
     return descriptor
   }
 
-  /// Brings up what was up, then takes commands until `stop`.
+  /// Brings up what was up, and takes commands until `stop`.
+  ///
+  /// A disk that does not answer holds up nothing but its own resource: commands are taken from the
+  /// beginning, and `status` shows it attaching.
   ///
   /// - Parameters:
-  ///   - whenReady: called once, when commands are taken.
+  ///   - whenReady: called once, when what was up is up, or could not be brought up, or has not
+  ///     answered for ten seconds; not at all when the end was asked for before that.
   ///   - configuration: reads the configuration file.
   public func serve(
     whenReady: @Sendable () -> Void,
     configuration: @escaping @Sendable () throws -> Configuration
   ) throws {
-    restore(configuration)
+    let restoration = Restoration(wanted(configuration), mailbox, log)
+    // Before the socket, so that nobody is told that a resource does not exist.
+    restoration.begin()
     let mailbox = mailbox
     let server = try ControlServer.start(
       path: paths.controlSocket, group: group,
       subscribe: { sink in if !mailbox.post(.subscribe(sink)) { sink.close() } },
       handler: { [self] request, reply in submit(request, reply) })
-    whenReady()
+    restoration.wait(seconds: Restoration.patienceSeconds) { state.isStopping }
+    if !state.isStopping { whenReady() }
     state.waitForStop()
     server.close()
     terminate()
@@ -143,6 +150,8 @@ public final class NodeService: Sendable {
     state.recordStop()
     handlers.finish()
     log.flush()
+    // Another may serve this node from here on.
+    _ = Glibc.close(lock)
   }
 
   /// Ends the node cleanly: demote, say goodbye, flush, mark clean.
@@ -163,27 +172,23 @@ public final class NodeService: Sendable {
     reply(ControlReply(exitCode: 20, standardError: ["ashlard: too many requests; try again"]))
   }
 
-  private func restore(_ load: @Sendable () throws -> Configuration) {
+  /// What was up, as the configuration describes it now.
+  private func wanted(_ load: @Sendable () throws -> Configuration) -> [NodeMessage.Restored] {
     let wanted = state.current.resources
-    guard !wanted.isEmpty else { return }
+    guard !wanted.isEmpty else { return [] }
     let configuration: Configuration
     do {
       configuration = try load()
     } catch {
       logger.error("cannot bring up what was up: \(error)")
-      return
+      return []
     }
-    for resource in wanted where !state.isStopping {
+    return wanted.compactMap { resource in
       guard let found = configuration.resource(named: resource.name) else {
         logger.error("\(resource.name) was up, but is not in the configuration any more")
-        continue
+        return nil
       }
-      let request = ControlRequest(.up, resource: resource.name, configuration: found)
-      let waiting = WaitingReply()
-      let posted = mailbox.post(
-        .restore(request, wantsPrimary: resource.primary) { waiting.finish($0) })
-      let reply = posted ? waiting.wait() : ControlReply(exitCode: 20)
-      for line in reply.standardError { logger.error("\(resource.name): \(line)") }
+      return NodeMessage.Restored(configuration: found, wantsPrimary: resource.primary)
     }
   }
 

@@ -19,7 +19,9 @@ extension Volume {
   }
 
   private func deviceStatus(engine: String, isOpen: Bool) -> DeviceStatus {
-    var device = DeviceStatus(volume: 0, minor: index, diskState: replica.disk.statusName)
+    let isAttaching = replica.disk == .diskless && disk.map { !$0.isDetached } == true
+    var device = DeviceStatus(
+      volume: 0, minor: index, diskState: isAttaching ? .attaching : replica.disk.statusName)
     device.open = isOpen
     device.size = replica.exposedBytes / 1024
     device.read = counters.diskReadBytes / 1024

@@ -45,6 +45,17 @@ struct RunningNode {
 func withNode(
   net: NetOptions = NetOptions(), _ body: @Sendable @escaping (RunningNode) throws -> Void
 ) async throws -> Double {
+  try await withDirectories { directory, paths in
+    let ports = try freePorts(2)
+    let disk = directory.appending(path: "alpha.img").path
+    try makeDisk(disk, bytes: 32 << 20)
+    let node = RunningNode(paths: paths, configuration: try configuration(disk, ports, net))
+    return try await serve(paths, Configuration()) { try body(node) }
+  }
+}
+
+/// A directory for disks, and one for sockets, whose paths must be short.
+func withDirectories<Value>(_ body: (URL, RunPaths) async throws -> Value) async throws -> Value {
   let package = URL(filePath: #filePath).deletingLastPathComponent()
     .deletingLastPathComponent().deletingLastPathComponent()
   let name = UUID().uuidString.prefix(8)
@@ -55,10 +66,16 @@ func withNode(
     try? FileManager.default.removeItem(at: directory)
     try? FileManager.default.removeItem(atPath: paths.runDirectory)
   }
-  let ports = try freePorts(2)
-  let disk = directory.appending(path: "alpha.img").path
-  try makeDisk(disk, bytes: 32 << 20)
-  let node = RunningNode(paths: paths, configuration: try configuration(disk, ports, net))
+  return try await body(directory, paths)
+}
+
+/// Starts a node, runs `starting` at once and `body`, if there is one, when it is ready, ends the
+/// node; returns how many seconds the end took.
+@discardableResult
+func serve(
+  _ paths: RunPaths, _ file: Configuration, starting: @Sendable @escaping () throws -> Void = {},
+  _ body: (@Sendable () throws -> Void)?
+) async throws -> Double {
   let service = try NodeService(
     node: "alpha", paths: paths, engine: .automatic,
     logger: Logger(label: "test", factory: { _ in SwiftLogNoOpLogHandler() }))
@@ -69,14 +86,18 @@ func withNode(
         try service.serve {
           ready.signal()
         } configuration: {
-          Configuration()
+          file
         }
       }
     }.get()
   }
   let result = await onThread {
-    ready.wait()
-    return Result { try body(node) }
+    Result {
+      try starting()
+      guard let body else { return }
+      ready.wait()
+      try body()
+    }
   }
   let began = Date()
   service.stop()
@@ -93,8 +114,8 @@ private func onThread<Value: Sendable>(_ body: @Sendable @escaping () -> Value) 
   }
 }
 
-private func configuration(
-  _ disk: String, _ ports: [UInt16], _ net: NetOptions
+func configuration(
+  _ disk: String, _ ports: [UInt16], _ net: NetOptions = NetOptions(), name: String = "r0"
 ) throws -> ResourceConfiguration {
   let hosts = try ["alpha", "beta"].enumerated().map { index, name in
     HostConfiguration(
@@ -102,14 +123,14 @@ private func configuration(
       address: PeerAddress(host: "127.0.0.1", port: ports[index]),
       volumes: [VolumeConfiguration(number: 0, disk: disk, metaDisk: .internal)])
   }
-  return ResourceConfiguration(name: "r0", net: net, hosts: hosts)
+  return ResourceConfiguration(name: name, net: net, hosts: hosts)
 }
 
 /// A sparse file with fresh metadata.
-func makeDisk(_ path: String, bytes: UInt64) throws {
+func makeDisk(_ path: String, bytes: UInt64, resource: String = "r0") throws {
   let layout = try MetadataLayout.internal(deviceBytes: bytes)
   var block = Superblock(
-    node: try #require(NodeID(0)), resource: "r0", volumeBytes: layout.volumeBytes, deviceID: 1)
+    node: try #require(NodeID(0)), resource: resource, volumeBytes: layout.volumeBytes, deviceID: 1)
   block.sequence = 1
   var copy = [UInt8](repeating: 0, count: Superblock.byteCount)
   copy.withUnsafeMutableBytes { block.encode(into: $0) }
