@@ -187,7 +187,7 @@ let package = Package(
     .testTarget(
       name: "ashlaradmTests",
       dependencies: [
-        "ashlaradm", "Control", "Configuration", "BlockTypes", "Metadata",
+        "ashlaradm", "Control", "Configuration", "BlockTypes", "Metadata", "TestSupport",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
       ],
       swiftSettings: base),

@@ -1,6 +1,9 @@
 internal import CHost
 internal import Glibc
 
+/// The smallest unit of a request to a volume.
+private let sectorBytes: UInt32 = 512
+
 /// Why a backing disk could not be used.
 public enum BlockDeviceError: Error, Equatable, Sendable, CustomStringConvertible {
   /// A system call failed.
@@ -11,6 +14,8 @@ public enum BlockDeviceError: Error, Equatable, Sendable, CustomStringConvertibl
   case inUse(path: String, errno: Int32)
   /// The file system cannot do direct I/O.
   case directIORefused(path: String, fileSystem: String)
+  /// Direct I/O takes blocks of this size only, and a volume needs sectors of 512 bytes.
+  case blocksTooLarge(path: String, bytes: UInt32, isBlockDevice: Bool)
 
   /// One line that says what is wrong and what to do.
   public var description: String {
@@ -22,6 +27,12 @@ public enum BlockDeviceError: Error, Equatable, Sendable, CustomStringConvertibl
     case .directIORefused(let path, let fileSystem):
       "the file system of \(path) refuses O_DIRECT (\(fileSystem)); put the file on ext4, XFS or "
         + "another file system with direct I/O, or use a block device"
+    case .blocksTooLarge(let path, let bytes, let isBlockDevice):
+      "\(path) takes multiples of \(bytes) bytes only, and a volume needs \(sectorBytes); "
+        + (isBlockDevice
+          ? "format it with sectors of \(sectorBytes) bytes (cryptsetup luksFormat --sector-size "
+            + "\(sectorBytes), losetup --sector-size \(sectorBytes), nvme format)"
+          : "put the file on a disk with sectors of \(sectorBytes) bytes")
     }
   }
 }
@@ -73,6 +84,13 @@ public struct BlockDevice: ~Copyable {
   }
 
   deinit { _ = Glibc.close(descriptor) }
+
+  /// Refuses a disk that cannot carry the data of a volume: clients write sectors of 512 bytes, and
+  /// a write that the kernel refuses would count as a failure of the disk, on every replica.
+  public func requireSectors() throws(BlockDeviceError) {
+    guard logicalBlockSize > sectorBytes else { return }
+    throw .blocksTooLarge(path: path, bytes: logicalBlockSize, isBlockDevice: isBlockDevice)
+  }
 
   private enum Kind {
     case file

@@ -91,6 +91,11 @@ extension Volume {
     _ volume: VolumeConfiguration, _ token: UInt64, _ reactor: inout Reactor
   ) throws(OpenError) -> AttachedDisk {
     let data = try Self.device(volume.disk)
+    do {
+      try data.requireSectors()
+    } catch {
+      throw OpenError(failure: .cannotOpen("\(error)"))
+    }
     let descriptor = data.descriptor
     let dataBytes = data.byteCount
     dataDevice = consume data

@@ -49,6 +49,7 @@ struct CreateMetadata: ParsableCommand {
         "\(target.resource.name) has \(peers.count) peers, the metadata has room for "
           + "\(Superblock.peerSlotLimit)")
     }
+    try disk.requireSectors()
     try disk.makeRoom(maxPeers: maxPeers)
     try confirmOverwrite(of: disk, volume, force: force)
     var generator = SystemRandomNumberGenerator()

@@ -79,6 +79,16 @@ struct MetadataDisk {
   /// The path of the disk that holds the data.
   var dataPath: String { data.device.path }
 
+  /// Refuses a disk that could not be attached: before metadata is made on it. What is there can be
+  /// read and wiped all the same.
+  func requireSectors() throws(CommandFailure) {
+    do {
+      try data.device.requireSectors()
+    } catch {
+      throw CommandFailure(ExitStatus.communication, "\(error)")
+    }
+  }
+
   /// Where a superblock copy is on the metadata disk.
   func offset(ofCopy copy: Int) -> UInt64 {
     copy == 0 ? layout.superblockOffsets.0 : layout.superblockOffsets.1

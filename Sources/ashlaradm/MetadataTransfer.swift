@@ -87,6 +87,7 @@ struct RestoreMetadata: ParsableCommand {
       let dump = try read(file)
       try check(dump, target)
       var disk = try MetadataDisk(volume, readOnly: false)
+      try disk.requireSectors()
       try disk.makeRoom(maxPeers: dump.superblock.maxPeers)
       guard disk.layout.volumeBytes == dump.superblock.volumeBytes else {
         throw CommandFailure(

@@ -3,6 +3,7 @@ import BlockTypes
 import Configuration
 import Control
 import Foundation
+import TestSupport
 import Testing
 import Wire
 
@@ -64,6 +65,26 @@ import Wire
         _ = try (first.receive(1), second.receive(1))
         _ = try node.ask(.down)
         #expect(try node.ask(.status).exitCode == 10)
+      }
+    }
+  }
+
+  @Test(.enabled(if: LoopDevice.isPossible, "needs root and loop devices"))
+  func `a disk that takes 4096 bytes only is refused by name`() async throws {
+    try await withDirectories { directory, paths in
+      let image = directory.appending(path: "image").path
+      try makeDisk(image, bytes: 32 << 20)
+      let device = try LoopDevice(image, blockBytes: 4096)
+      defer { withExtendedLifetime(device) {} }
+      let disk = device.path
+      let node = RunningNode(
+        paths: paths, configuration: try configuration(disk, try freePorts(2)))
+      try await serve(paths, Configuration()) {
+        let refused = try node.ask(.up)
+        #expect(refused.exitCode == 10, "\(refused)")
+        let text = refused.standardError.joined(separator: "\n")
+        #expect(text.contains("\(disk) takes multiples of 4096 bytes only"), "\(text)")
+        #expect(text.contains("cryptsetup luksFormat --sector-size 512"), "\(text)")
       }
     }
   }

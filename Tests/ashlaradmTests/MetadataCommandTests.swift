@@ -2,6 +2,7 @@
 
 import Control
 import Foundation
+import TestSupport
 import Testing
 
 @testable import ashlaradm
@@ -34,6 +35,26 @@ import Testing
     // The data area was not touched.
     let data = try Data(contentsOf: URL(filePath: bench.diskPath))
     #expect(data.prefix(sectors * 512).allSatisfy { $0 == 0 })
+  }
+
+  /// A client may write 512 bytes; a disk that takes 4096 only would fail it, on every node.
+  @Test(.enabled(if: LoopDevice.isPossible, "needs root and loop devices"))
+  func aDiskWithLargeBlocksGetsNoMetadata() throws {
+    let bench = try Bench()
+    let image = bench.directory.appending(path: "image").path
+    try Data().write(to: URL(filePath: image))
+    try #require(truncate(image, size) == 0)
+    let device = try LoopDevice(image, blockBytes: 4096)
+    try FileManager.default.createSymbolicLink(
+      atPath: bench.diskPath, withDestinationPath: device.path)
+    let refused = try bench.run("create-md", "--force", "r0")
+    #expect(refused.status == 20, "\(refused)")
+    let what = "\(bench.diskPath) takes multiples of 4096 bytes only, and a volume needs 512;"
+    #expect(refused.error.contains(what), "\(refused)")
+    #expect(refused.error.contains("losetup --sector-size 512"), "\(refused)")
+    #expect(try Data(contentsOf: URL(filePath: image)).allSatisfy { $0 == 0 })
+    // What is there can be looked at and wiped.
+    #expect(try bench.run("dump-md", "r0").error.hasPrefix("No valid meta data found\n"))
   }
 
   /// Existing metadata is not replaced without a `yes`, which nobody can type here.
