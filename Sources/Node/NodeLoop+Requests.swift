@@ -72,7 +72,9 @@ extension NodeLoop {
       give(request.connectCommand, slot, handler)
     case .explainDiscard:
       handler(ControlReply(standardOutput: unsafe volume.pointee.discardLines()))
-    case .disconnect: give(.disconnect, slot, handler)
+    case .disconnect:
+      unsafe volume.pointee.commandsToRepeat.removeAll { $0.isConnect }
+      give(.disconnect, slot, handler)
     case .primary:
       unsafe volume.pointee.wantsPrimary = false
       give(.primary(force: request.force), slot, handler)
@@ -324,11 +326,12 @@ extension NodeLoop {
     else { return }
     let name = unsafe volume.pointee.configuration.name
     switch (reply.kind, result) {
-    case (.plain, .done), (.silent, .done): reply.handler(ControlReply())
+    case (.plain, .done), (.silent, .done), (.repeated, .done): reply.handler(ControlReply())
+    case (.repeated(let command), .refused(.transient)):
+      unsafe volume.pointee.commandsToRepeat.append(command)
     case (.upAttach, .done):
       reply.handler(ControlReply())
-      let token = register(.silent, reply.volume) { _ in }
-      unsafe volume.pointee.step(.command(.connect, token: token), &reactor, &server)
+      insist(.connect, reply.volume)
     case (.upAttach, .refused(let refusal)):
       leave(reply.volume, Self.refused(refusal, name), reply.handler)
     case (.down, .done):
@@ -341,7 +344,7 @@ extension NodeLoop {
       // It stays dirty on disk: that is what it is.
       options.log(.error, "\(name): could not be left cleanly: \(refusal.text)")
       unsafe volume.pointee.couldNotLeave = true
-    case (.silent, .refused(let refusal)):
+    case (.silent, .refused(let refusal)), (.repeated, .refused(let refusal)):
       options.log(.warning, "\(name): \(refusal.text)")
     case (.plain, .refused(let refusal)), (.down, .refused(let refusal)):
       reply.handler(Self.refused(refusal, name))
@@ -378,7 +381,7 @@ extension NodeLoop {
       let volume = unsafe volumes[reply.volume]
     else { return }
     let name = unsafe volume.pointee.configuration.name
-    if reply.kind == .upAttach, unsafe !volume.pointee.isLeaving {
+    if case .upAttach = reply.kind, unsafe !volume.pointee.isLeaving {
       leave(reply.volume, failure.reply(name), reply.handler)
     } else {
       reply.handler(failure.reply(name))

@@ -189,7 +189,9 @@ struct NodeLoop: ~Copyable {
       callHandlers(slot, note)
     case .warning(let text):
       options.log(.warning, "\(unsafe volume.pointee.configuration.name): \(text)")
-    case .reply(let token, let result): resolve(token, result)
+    case .reply(let token, let result):
+      resolve(token, result)
+      if unsafe !volume.pointee.commandsToRepeat.isEmpty { repeatCommands(slot) }
     case .undo(let peer, let number): keepUndo(slot, peer, number)
     case .attachFailed(let token, let failure): attachFailed(token, failure)
     }

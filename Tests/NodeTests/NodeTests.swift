@@ -89,6 +89,28 @@ import Wire
     }
   }
 
+  /// `primary` begins in the turn in which the disk is there, before the node connects by itself.
+  @Test func `up connects, whatever else is asked at that moment`() async throws {
+    try await withNode { node in
+      let commands = try Socket(path: node.paths.controlSocket)
+      let up = ControlRequest(.up, resource: "r0", configuration: node.configuration)
+      let primary = try ControlCodec.line(ControlRequest(.primary, resource: "r0", force: true))
+      for round in 0..<60 {
+        try commands.send(ControlCodec.line(up))
+        for _ in 0..<20 {
+          try commands.send(primary)
+          usleep(UInt32.random(in: 0...100))
+        }
+        for _ in 0..<21 { while try commands.receive(1) != [10] {} }
+        let status = try node.ask(.status).status?.first
+        let state = status?.connections.first?.connectionState
+        #expect(state != nil && state != .standAlone, "round \(round)")
+        if status?.role == .primary { try node.tell(.secondary) }
+        try node.tell(.down)
+      }
+    }
+  }
+
   @Test func `a configuration that no core can run is refused`() async throws {
     try await withNode { node in
       var changed = [ResourceConfiguration](repeating: node.configuration, count: 10)
