@@ -29,6 +29,7 @@ extension NBDEngine {
     let slot = piece.session
     precondition(sessions[slot].pieces > 0, "a completion for a session without pieces")
     sessions[slot].pieces -= 1
+    exports[gate: sessions[slot].export.value].pieces -= 1
     if piece.length == piece.total {
       completeOnly(id, piece, error: error, &transport)
     } else {
@@ -54,7 +55,7 @@ extension NBDEngine {
         answerWholeRead(id, &transport)
       }
     }
-    if piece.buffer != .none { transport.release(piece.buffer) }
+    if piece.buffer != .none { releaseBuffer(piece, &transport) }
     pieces.remove(id)
     requestEnded(piece.session, &transport)
   }
@@ -63,7 +64,7 @@ extension NBDEngine {
   private mutating func completeOne<T: NBDTransport & ~Copyable>(
     _ id: SlotID, _ piece: NBDPiece, error: Int32, _ transport: inout T
   ) {
-    if piece.command == NBDCommand.write.rawValue { transport.release(piece.buffer) }
+    if piece.command == NBDCommand.write.rawValue { releaseBuffer(piece, &transport) }
     let isFirst = piece.first == NBDSession.noPiece
     let firstID = isFirst ? id : piece.first
     var first = isFirst ? piece : pieces[firstID]
@@ -75,7 +76,7 @@ extension NBDEngine {
     if piece.command == NBDCommand.read.rawValue, piece.streams {
       let isDone = first.remaining == 0 && first.error == 0
       if error == 0 { answerData(piece, isDone: isDone, &transport) }
-      transport.release(piece.buffer)
+      releaseBuffer(piece, &transport)
     }
     // The pieces of a READ with one reply are kept, in order, until the last has come.
     if !isFirst, !isWholeRead { pieces.remove(id) }
@@ -149,7 +150,7 @@ extension NBDEngine {
     let input = sessions[slot].input
     guard input == .payload || input == .resources else { return }
     sessions[slot].input = .header
-    if input == .resources { waiting.remove(slot, &sessions) }
+    if input == .resources { leaveLine(slot) }
     if input == .payload {
       let id = sessions[slot].piece
       transport.release(pieces[id].buffer)
@@ -280,9 +281,18 @@ extension NBDEngine {
     var id = first
     while id != NBDSession.noPiece {
       let piece = pieces[id]
-      transport.release(piece.buffer)
+      releaseBuffer(piece, &transport)
       pieces.remove(id)
       id = piece.next
     }
+  }
+
+  /// Gives back the buffer of a piece that was in the core.
+  @inline(__always)
+  private mutating func releaseBuffer<T: NBDTransport & ~Copyable>(
+    _ piece: NBDPiece, _ transport: inout T
+  ) {
+    transport.release(piece.buffer)
+    exports[gate: sessions[piece.session].export.value].held[piece.bufferClass] -= 1
   }
 }

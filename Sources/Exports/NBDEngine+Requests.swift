@@ -313,11 +313,23 @@ extension NBDEngine {
   private mutating func makePiece<T: NBDTransport & ~Copyable>(
     _ slot: UInt32, _ count: UInt32, withBuffer: Bool, _ transport: inout T
   ) -> (SlotID, BufferID)? {
-    guard pieces.count < pieces.capacity else { return nil }
+    guard pieces.count < pieces.capacity else {
+      isOverShare = false
+      return nil
+    }
+    if exports.areSeveral {
+      guard hasShareOfPieces(slot) else { return nil }
+    }
     var buffer = BufferID.none
     if withBuffer {
-      guard isRetrying || waiting.isEmpty else { return nil }
-      guard let free = transport.allocate(count, reserve: options.bufferReserve) else {
+      guard isRetrying || waiting.isEmpty || mayPassThoseWhoWait(slot) else { return nil }
+      var reserve = options.bufferReserve
+      if exports.areSeveral {
+        let export = sessions[slot].export.value
+        reserve += exports[gate: export].held[NBDPiece.bufferClass(count)]
+      }
+      guard let free = transport.allocate(count, reserve: reserve) else {
+        findWhatIsShort(count, reserve, &transport)
         return nil
       }
       buffer = free
@@ -336,6 +348,33 @@ extension NBDEngine {
     return (id, buffer)
   }
 
+  /// Whether the export of the session holds fewer pieces than it leaves. One piece a session may
+  /// have in any case: a request of many holds its first until the others are taken in.
+  private mutating func hasShareOfPieces(_ slot: UInt32) -> Bool {
+    let left = pieces.capacity - pieces.count
+    let held = exports[gate: sessions[slot].export.value].pieces
+    isOverShare = sessions[slot].pieces > 0 && Int(held) >= left
+    return !isOverShare
+  }
+
+  /// Whether nobody of the session's export waits, and those who do have what was left to them.
+  private func mayPassThoseWhoWait(_ slot: UInt32) -> Bool {
+    guard exports.areSeveral, !isShort else { return false }
+    return exports[gate: sessions[slot].export.value].waiting == 0
+  }
+
+  /// Finds out whether a buffer was refused because the export holds too many.
+  private mutating func findWhatIsShort<T: NBDTransport & ~Copyable>(
+    _ count: UInt32, _ reserve: UInt32, _ transport: inout T
+  ) {
+    isOverShare = false
+    guard reserve > options.bufferReserve,
+      let free = transport.allocate(count, reserve: options.bufferReserve)
+    else { return }
+    transport.release(free)
+    isOverShare = true
+  }
+
   /// Gives a piece to the core.
   @inline(__always)
   private mutating func issue(_ slot: UInt32, _ id: SlotID, _ count: UInt32, _ buffer: BufferID) {
@@ -350,6 +389,9 @@ extension NBDEngine {
     }
     sessions[slot].issued = issued + count
     sessions[slot].pieces += 1
+    let export = sessions[slot].export.value
+    exports[gate: export].pieces += 1
+    if buffer != .none { exports[gate: export].held[NBDPiece.bufferClass(count)] += 1 }
     let operation: ExportOperation
     switch request.command {
     case NBDCommand.read.rawValue: operation = .read
@@ -378,6 +420,8 @@ extension NBDEngine {
     guard sessions[slot].input != .resources else { return false }
     sessions[slot].input = .resources
     statistics.waits += 1
+    sessions[slot].waitingSince = now
+    exports[gate: sessions[slot].export.value].waiting += 1
     waiting.append(slot, &sessions)
     return false
   }

@@ -5,7 +5,11 @@
 /// - a request is answered only after every piece of it has been completed by the core;
 /// - memory is fixed at `init`; what a client can hold is bounded by the limits in the options;
 /// - a session that finds no buffer or slot is in `waiting`, first come first served, and nobody
-///   takes a buffer past it; pieces in the core need nothing further, so buffers always return;
+///   of its export takes a buffer past it; pieces in the core need nothing further, so buffers
+///   return as soon as the core has done its work;
+/// - of several exports, none takes a buffer or slot when it holds as many as it would leave, so
+///   that one whose disk hangs leaves some to the others; nobody keeps others waiting for longer
+///   than a second;
 /// - nothing here allocates, locks or calls a closure once a session is in transmission.
 
 public import BlockIO
@@ -88,8 +92,14 @@ struct NBDEngine: ~Copyable {
   var requests: FIFO<ExportRequest>
   /// Sessions that wait for resources; a session leaves the line when it ends.
   var waiting = NBDWaitingLine()
-  /// Set while the session at the front of `waiting` tries again: it may pass the others.
+  /// Set while a session in `waiting` tries again: it may pass the others.
   var isRetrying = false
+  /// Whether somebody in `waiting` has found nothing although its export has not too much.
+  var isShort = false
+  /// Whether the last one to find nothing was refused because its export has too much.
+  var isOverShare = false
+  /// Number of the walk along `waiting`.
+  var walk: UInt64 = 0
   var lingering: FIFO<NBDLinger>
   var notices: FIFO<NBDNotice>
   var statistics = NBDServerStatistics()
@@ -410,16 +420,45 @@ extension NBDEngine {
     }
   }
 
-  /// Lets sessions that wait try again, in order, until one still finds nothing.
+  /// Lets sessions that wait try again, in order, until one still finds nothing. One that has
+  /// waited for a second, or whose export holds too much, is passed by those of other exports.
   mutating func retryWaiting<T: NBDTransport & ~Copyable>(_ transport: inout T) {
-    while !waiting.isEmpty {
-      let slot = waiting.first
+    isShort = false
+    walk &+= 1
+    var slot = waiting.first
+    while slot != NBDWaitingLine.nobody {
+      let export = sessions[slot].export.value
+      guard exports[gate: export].exhaustedInWalk != walk else {
+        slot = sessions[slot].lineAfter
+        continue
+      }
       isRetrying = true
       let isTaken = takeIn(slot, &transport)
       isRetrying = false
-      guard sessions[slot].input != .resources else { return }
-      waiting.remove(slot, &sessions)
-      if isTaken { process(slot, &transport) }
+      let next = sessions[slot].lineAfter
+      if sessions[slot].input == .resources {
+        guard mayBePassed(slot) else {
+          isShort = true
+          return
+        }
+        exports[gate: export].exhaustedInWalk = walk
+      } else {
+        leaveLine(slot)
+        if isTaken { process(slot, &transport) }
+      }
+      slot = next
     }
+  }
+
+  /// Whether sessions of other exports may go on before the one that has just found nothing.
+  private func mayBePassed(_ slot: UInt32) -> Bool {
+    guard exports.areSeveral else { return false }
+    return isOverShare || now.milliseconds(since: sessions[slot].waitingSince) >= 1000
+  }
+
+  /// Takes a session out of the line of those who wait.
+  mutating func leaveLine(_ slot: UInt32) {
+    waiting.remove(slot, &sessions)
+    exports[gate: sessions[slot].export.value].waiting -= 1
   }
 }

@@ -70,6 +70,14 @@ struct ExportGate: BitwiseCopyable {
   var isWritable = false
   /// Client requests in the core; a removed export keeps its slot until this is 0.
   var inFlight: UInt32 = 0
+  /// Pieces in the core.
+  var pieces: UInt32 = 0
+  /// Buffers of those pieces, by size.
+  var held: InlineArray<4, UInt32> = [0, 0, 0, 0]
+  /// Sessions that wait for buffers or pieces.
+  var waiting: UInt32 = 0
+  /// The last walk along those who wait in which one of this export found nothing.
+  var exhaustedInWalk: UInt64 = 0
   var statistics = NBDExportStatistics()
 }
 
@@ -80,6 +88,10 @@ struct ExportTable: ~Copyable {
   private(set) var exports: [NBDExport?]
   private let gates: UnsafeMutablePointer<ExportGate>
   let capacity: Int
+  /// Exports that are offered.
+  private var count = 0
+  /// Whether what one takes is missed by another.
+  private(set) var areSeveral = false
 
   init(capacity: Int) {
     precondition(capacity > 0, "a server needs room for an export")
@@ -118,6 +130,8 @@ struct ExportTable: ~Copyable {
       guard let free else { return nil }
       unsafe gates[free] = ExportGate()
       slot = free
+      count += 1
+      areSeveral = count > 1
     }
     exports[slot] = export
     unsafe gates[slot].sizeBytes = export.sizeBytes
@@ -129,6 +143,8 @@ struct ExportTable: ~Copyable {
   mutating func remove(name: String) -> ExportSlot? {
     guard let slot = slot(named: name) else { return nil }
     exports[Int(slot.value)] = nil
+    count -= 1
+    areSeveral = count > 1
     unsafe gates[Int(slot.value)].isWritable = false
     return slot
   }

@@ -68,6 +68,8 @@ struct NBDSession: BitwiseCopyable {
   var progress = Instant(nanoseconds: 0)
   /// Bytes of answers that had not left when that was last looked at.
   var unsent = 0
+  /// While it waits for resources: since when.
+  var waitingSince = Instant(nanoseconds: 0)
   /// While it waits for resources: the session before it in the line.
   var lineBefore = NBDWaitingLine.nobody
   /// While it waits for resources: the session after it in the line.
@@ -106,6 +108,17 @@ struct NBDPiece: BitwiseCopyable {
   var error: Int32
   /// Length of the whole request.
   var total: UInt32
+
+  /// Which of an export's counts of buffers it is in: the sizes are those of the pool.
+  @inline(__always)
+  var bufferClass: Int { Self.bufferClass(length) }
+
+  @inline(__always)
+  static func bufferClass(_ length: UInt32) -> Int {
+    if length <= 4 << 10 { return 0 }
+    if length <= 32 << 10 { return 1 }
+    return length <= 256 << 10 ? 2 : 3
+  }
 
   static var filler: NBDPiece {
     NBDPiece(

@@ -68,7 +68,9 @@ struct FakeTransport: NBDTransport, ~Copyable {
 
   mutating func allocate(_ bytes: UInt32, reserve: UInt32) -> BufferID? {
     precondition(bytes > 0 && bytes <= maxPayloadBytes, "a buffer of \(bytes) bytes")
-    guard buffersInUse < buffersMax else { return nil }
+    // What is left for replication is beyond `buffersMax`.
+    let kept = Int(reserve) - Int(NBDServerOptions().bufferReserve)
+    guard buffersMax - buffersInUse > kept else { return nil }
     buffersInUse += 1
     buffersPeak = max(buffersPeak, buffersInUse)
     if let index = free.popLast() {
@@ -331,8 +333,12 @@ final class Harness {
     if !engine.waiting.isEmpty { found.append("\(engine.waiting.count) waiting") }
     let gate = engine.exports[gate: 0]
     if gate.inFlight != 0 { found.append("\(gate.inFlight) in flight") }
+    if gate.pieces != 0 { found.append("\(gate.pieces) pieces of the export") }
+    if gate.waiting != 0 { found.append("\(gate.waiting) waiting for the export") }
+    if (0..<4).contains(where: { gate.held[$0] != 0 }) { found.append("buffers of the export") }
     let live = (0..<engine.sessions.usedEnd).filter {
-      engine.sessions[UInt32($0)].phase == .transmission
+      let session = engine.sessions[UInt32($0)]
+      return session.phase == .transmission && session.export.value == 0
     }
     if gate.statistics.clients != live.count { found.append("client count") }
     return found
@@ -346,12 +352,14 @@ final class Harness {
   }
 
   /// A client in transmission.
-  func open(structured: Bool = true, context: Bool = false) -> FakeClient {
+  func open(
+    structured: Bool = true, context: Bool = false, export: String = "r0"
+  ) -> FakeClient {
     let client = connect()!
     var bytes = Bytes.clientFlags(3)
     if structured { bytes += Bytes.option(8) }
     if context { bytes += Bytes.option(10, Bytes.contexts("r0", ["base:allocation"])) }
-    bytes += Bytes.option(7, Bytes.info("r0"))
+    bytes += Bytes.option(7, Bytes.info(export))
     feed(client, bytes)
     run(client)
     _ = take(client)

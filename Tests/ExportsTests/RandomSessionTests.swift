@@ -81,6 +81,11 @@ import Testing
     options.piecesMax = Int.random(in: 32...64, using: &generator)
     let harness = Harness(options: options, sizeBytes: 8 << 20)
     harness.transport.buffersMax = Int.random(in: 4...12, using: &generator)
+    if seed % 3 == 0 {
+      // Each export has a share then, and this one is all the same served to the end.
+      let other = NBDExport(name: "r1", sizeBytes: 1 << 20, state: .writable)
+      _ = harness.engine.exports.set(other)
+    }
     let clients = (0..<4).map { index in harness.open(structured: index < 3) }
     var asked: [[UInt64: UInt32]] = clients.map { _ in [:] }
     harness.fault = { $0.offset.bytes % (1 << 16) == 512 ? 5 : 0 }
