@@ -121,7 +121,7 @@ extension Replica {
     become(role: .primary)
     become(disk: .upToDate)
     forgetUndo()
-    forgetDiscards()
+    if options.sabotage != .discardAgain { forgetDiscards() }
     lost = nil
     tellRole(.primary)
     finish(.done)

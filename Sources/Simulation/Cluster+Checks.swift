@@ -223,7 +223,8 @@ extension Cluster {
       violate(.oneWriter, "node \(node.index) became Primary while its connected peer is Primary")
     }
     let counted = history.authority(
-      on: node.index, ahead: ahead, isBranched: isBranched || history.isForked || haveParted)
+      on: node.index, ahead: ahead,
+      isBranched: isBranched || history.isForked || node.hadPartedBefore)
     if let (sector, text) = missingSector(on: node.index, authority: counted) {
       if !forced, node.mayKnowItIsBehind || bothConnected {
         violate(

@@ -134,6 +134,7 @@ extension Cluster {
     lastResult[index] = nil
     switch command {
     case .discard: node.mayDiscard = true
+    case .primary: node.hadPartedBefore = haveParted
     case .skipFirstSync: operatorState.takesForEqual = true
     case .connect, .disconnect: node.mayDiscard = false
     default: break

@@ -105,6 +105,8 @@ package final class SimulatedNode {
 
   /// The command that was given and not answered.
   package var pendingCommand: Command?
+  /// The two lineages had parted when the node was last told to become Primary.
+  package var hadPartedBefore = false
   package var commandToken: UInt64 = 0
   /// A restart is scheduled.
   package var startIsScheduled = false
