@@ -374,6 +374,7 @@ extension Replica {
       effects.push(.send(connection, MessageHeader(.ping), .none))
     }
     if now >= peers[slot].retryPullsAt { retryPulls(slot) }
+    if peers[slot].replication == .verifyS { verifyMore(slot) }
     let limit = peers[slot].lastProgress.advanced(
       milliseconds: options.timeoutMs * options.koCount)
     if peers[slot].outstanding > 0, now >= limit { loseConnection(slot, .writeTimeout) }

@@ -11,7 +11,8 @@
 /// Two rates may be configured beside it. `c-max-rate` is never exceeded. `c-min-rate` takes the
 /// place of the half of the time: it is what the resync drops to while clients are active. Both are
 /// kept by the source, which puts off the begin of a range; a range is at most a quarter of a
-/// second long at the rate, so that a slow rate is no silence that the peer takes for death.
+/// second long at the rate, so that a slow rate is no silence that the peer takes for death. A
+/// verify keeps to the same two, where it is led.
 ///
 /// A block that the source cannot read stays marked. The target goes on with the others, asks for
 /// what was refused block by block, and then again every 10 s: a write of a client may have
@@ -103,14 +104,50 @@ extension Replica {
     if most > 0 { size.blocks = min(size.blocks, most / 4) }
     let busy = options.resyncBytesPerSecondBusy ?? .max
     // A Primary that is being synced locks what it asks for: its own clients wait for it.
-    let isNearWrite =
-      lastPeerWriteAt.map { now < $0.advanced(milliseconds: Self.activityMs) } ?? false
-    if busy != 0, isNearWrite || clientsAreActive {
+    if busy != 0, clientsWriteSomewhere {
       size.window = min(size.window, options.busyResyncWindow)
       size.blocks = min(size.blocks, min(options.busyResyncRequestBytes, busy / 4))
     }
     size.blocks = max(1, size.blocks / blockSize)
     return size
+  }
+
+  /// Whether clients of this node are active, or write through the peer.
+  private var clientsWriteSomewhere: Bool {
+    let isNearWrite =
+      lastPeerWriteAt.map { now < $0.advanced(milliseconds: Self.activityMs) } ?? false
+    return isNearWrite || clientsAreActive
+  }
+
+  // MARK: Rate of a verify
+
+  /// Bytes a second that a verify may compare now; `nil` for as many as it can.
+  private var verifyRate: UInt64? {
+    let most = options.resyncBytesPerSecondMost
+    guard let busy = options.resyncBytesPerSecondBusy, busy > 0, clientsWriteSomewhere else {
+      return most > 0 ? most : nil
+    }
+    return most > 0 ? min(most, busy) : busy
+  }
+
+  /// How much a verify compares at once: a quarter of a second at its rate, whole blocks.
+  var verifyBytes: UInt64 {
+    let most = options.verifyRequestBytes
+    guard let rate = verifyRate else { return most }
+    return max(blockSize, min(most, rate / 4) / blockSize * blockSize)
+  }
+
+  mutating func verifyBegins(_ bytes: UInt64) {
+    if let rate = verifyRate { verifiesNotBefore = paced(verifiesNotBefore, bytes, rate) }
+  }
+
+  /// When a verify that rests for its rate goes on; `.never` when none does.
+  var verifyDeadline: Instant {
+    guard verifiesNotBefore > now else { return .never }
+    for slot in 0..<peers.count where peers[slot].replication == .verifyS {
+      return verifiesNotBefore
+    }
+    return .never
   }
 
   // MARK: Unreadable blocks

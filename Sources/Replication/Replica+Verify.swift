@@ -237,9 +237,10 @@ extension Replica {
     let isBusy = clientRequests > 0 || peers[slot].requestsHere > 0
     let window = isBusy ? max(1, options.verifyWindow / 4) : options.verifyWindow
     while let verify = peers[slot].verify, verify.cursor < verify.range.end,
-      peers[slot].verifiesHere < window
+      peers[slot].verifiesHere < window, now >= verifiesNotBefore
     {
-      let end = min(verify.cursor + options.verifyRequestBytes, verify.range.end)
+      let end = min(verify.cursor + verifyBytes, verify.range.end)
+      verifyBegins(end - verify.cursor)
       var request = Request(
         .verify, .read, ByteRange(start: verify.cursor, end: end), tag: 0)
       request.peer = UInt8(slot)

@@ -193,6 +193,8 @@ public struct Replica: ~Copyable {
   var nextServeAt = Instant(nanoseconds: 0)
   /// No range is begun before, or the resync would go faster than it may.
   var servesNotBefore = Instant(nanoseconds: 0)
+  /// No range is compared before, or a verify would go faster than it may.
+  var verifiesNotBefore = Instant(nanoseconds: 0)
   /// When the peer's clients wrote last.
   var lastPeerWriteAt: Instant?
   /// Another resource is to resync first.
@@ -351,7 +353,7 @@ public struct Replica: ~Copyable {
   public var nextDeadline: Instant {
     var deadline = min(commandDeadline, min(serveDeadline, coolingDeadline))
     if !waiting.isEmpty, accessDeadline > now { deadline = min(deadline, accessDeadline) }
-    deadline = min(deadline, diskCheckAt)
+    deadline = min(deadline, min(diskCheckAt, verifyDeadline))
     for slot in 0..<peers.count { deadline = min(deadline, peers[slot].deadline(options)) }
     for slot in 0..<accepted.count where accepted[slot].connection != nil {
       deadline = min(deadline, accepted[slot].deadline)

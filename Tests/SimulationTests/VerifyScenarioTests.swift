@@ -75,6 +75,28 @@ import Wire
     scenario.finish()
   }
 
+  /// V05: a verify is throttled as a resync is, under load and without.
+  @Test func `V05: c-max-rate and c-min-rate hold for a verify`() {
+    let scenario = pair {
+      $0.resyncBytesPerSecondMost = 128 << 10
+      $0.resyncBytesPerSecondBusy = 32 << 10
+    }
+    scenario.run(milliseconds: 500)
+    #expect(scenario.tell(0, .verify(VerifyPlan()))?.isDone == true)
+    scenario.run(milliseconds: 2_000)
+    let idle = scenario.first.replica.status(ofPeer: 0).verify?.position ?? 0
+    #expect((224...290).contains(idle >> 10), "\(idle) bytes in 2 s at 128 KiB a second")
+    for round in 0..<400 {
+      scenario.write(0, (round % 16 * 8)..<(round % 16 * 8 + 8))
+      scenario.run(milliseconds: 10)
+    }
+    let busy = (scenario.first.replica.status(ofPeer: 0).verify?.position ?? 0) - idle
+    #expect((100...170).contains(busy >> 10), "\(busy) bytes in 4 s at 32 KiB a second")
+    scenario.run { $0.first.lastVerify?.isComplete == true }
+    #expect(scenario.first.lastVerify?.isComplete == true)
+    scenario.finish()
+  }
+
   /// What was compared is known, so that the next one begins there.
   @Test func `V04: a verify that is cut says how far it came and goes on from there`() {
     let scenario = pair { $0.resyncWindow = 1 }
