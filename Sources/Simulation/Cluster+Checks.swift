@@ -233,7 +233,7 @@ extension Cluster {
       }
       say("node \(node.index) is promoted without all acknowledged writes")
       isBranched = true
-    } else if other.isRunning, other.role == .primary {
+    } else if other.isRunning && other.role == .primary || node.hadPartedBefore {
       isBranched = true
     }
   }
