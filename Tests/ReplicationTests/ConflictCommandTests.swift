@@ -187,27 +187,37 @@ extension Effect {
     #expect(rig.replica.nextDeadline >= rig.now.advanced(milliseconds: 1_000))
   }
 
-  @Test func handlerAgreesBeforeANodeBecomesTarget() {
+  /// Behind its peer, and its handler runs.
+  private func asking() -> Rig {
     let rig = Rig { $0.asksBeforeResyncTarget = true }
     rig.attach(superblock())
     meet(rig, peerReport(.upToDate, lineage(1, 2)))
-    #expect(rig.effects.compactMap(\.handler) == [.beforeResyncTarget])
-    #expect(rig.state == .connecting)
-    #expect(rig.replica.disk == .outdated, "the peer has more, whatever the handler does")
+    return rig
+  }
 
+  /// The handler agrees, and the two meet again.
+  private func expectTarget(_ rig: Rig, sourceLocation: SourceLocation = #_sourceLocation) {
     rig.command(.resyncAllowed(peer: 0, true))
     rig.dialAndGreetAgain()
     rig.settle()
     rig.receive(peerReport(.upToDate, lineage(1, 2)))
     rig.settle()
-    #expect(rig.sent(.verdict)?.length == UInt64(Action.syncTarget.rawValue))
+    let verdict = rig.sent(.verdict)?.length
+    #expect(verdict == UInt64(Action.syncTarget.rawValue), sourceLocation: sourceLocation)
+  }
+
+  @Test func handlerAgreesBeforeANodeBecomesTarget() {
+    let rig = asking()
+    #expect(rig.effects.compactMap(\.handler) == [.beforeResyncTarget])
+    #expect(rig.state == .connecting)
+    #expect(rig.replica.disk == .outdated, "the peer has more, whatever the handler does")
+
+    expectTarget(rig)
   }
 
   /// A snapshot that is taken again while the resync runs replaces the good one.
   @Test func handlerIsCalledOnceHoweverLongItTakes() {
-    let rig = Rig { $0.asksBeforeResyncTarget = true }
-    rig.attach(superblock())
-    meet(rig, peerReport(.upToDate, lineage(1, 2)))
+    let rig = asking()
     #expect(rig.replica.peers[0].retryAt == .never, "this node does not dial meanwhile")
 
     rig.command(.disconnect)
@@ -215,18 +225,11 @@ extension Effect {
     #expect(rig.replica.peers[0].retryAt == .never)
     #expect(rig.effects.compactMap(\.handler).isEmpty)
 
-    rig.command(.resyncAllowed(peer: 0, true))
-    rig.dialAndGreetAgain()
-    rig.settle()
-    rig.receive(peerReport(.upToDate, lineage(1, 2)))
-    rig.settle()
-    #expect(rig.sent(.verdict)?.length == UInt64(Action.syncTarget.rawValue))
+    expectTarget(rig)
   }
 
   @Test func handlerThatFailsKeepsTheNodesApart() {
-    let rig = Rig { $0.asksBeforeResyncTarget = true }
-    rig.attach(superblock())
-    meet(rig, peerReport(.upToDate, lineage(1, 2)))
+    let rig = asking()
     rig.command(.resyncAllowed(peer: 0, false))
 
     #expect(rig.state == .standAlone)

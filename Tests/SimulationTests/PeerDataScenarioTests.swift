@@ -21,9 +21,8 @@ import Wire
     scenario.finish()
   }
 
-  /// A node was alone, and its disk is lost before the peer comes back: the peer has less, and
-  /// somebody knows it. Found by seed 16126.
-  @Test func whatALostDiskHeldIsNotForgotten() {
+  /// Node 0 has written alone and is without its disk; node 1 is down.
+  private func lostAfterWritingAlone() -> Scenario {
     let scenario = Scenario()
     scenario.makePair()
     scenario.cluster.end(1, .kill)
@@ -31,6 +30,13 @@ import Wire
     #expect(scenario.write(0, 0..<8) == .done)
     scenario.tell(0, .secondary(heldOpen: false))
     #expect(scenario.tell(0, .detach)?.isDone == true)
+    return scenario
+  }
+
+  /// A node was alone, and its disk is lost before the peer comes back: the peer has less, and
+  /// somebody knows it. Found by seed 16126.
+  @Test func whatALostDiskHeldIsNotForgotten() {
+    let scenario = lostAfterWritingAlone()
     scenario.start(1)
     #expect(scenario.run { $0.second.connection == .connected })
     #expect(scenario.tell(1, .primary(force: false))?.refusal == .needUpToDateData)
@@ -42,13 +48,7 @@ import Wire
 
   /// Another disk in the place of the lost one, filled by the peer, does not bring it back either.
   @Test func whatALostDiskHeldIsNotForgottenWithANewOne() {
-    let scenario = Scenario()
-    scenario.makePair()
-    scenario.cluster.end(1, .kill)
-    scenario.run { $0.first.connection != .connected }
-    #expect(scenario.write(0, 0..<8) == .done)
-    scenario.tell(0, .secondary(heldOpen: false))
-    #expect(scenario.tell(0, .detach)?.isDone == true)
+    let scenario = lostAfterWritingAlone()
     scenario.run { $0.first.disk.inFlight == 0 }
     scenario.run(milliseconds: 10)
     scenario.cluster.history.gaveUp(0)
