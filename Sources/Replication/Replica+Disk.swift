@@ -164,13 +164,13 @@ extension Replica {
   /// Marks the superblock as changed and returns the version whose durability to wait for.
   @discardableResult
   mutating func changeSuperblock() -> UInt64 {
-    var records: [PeerSlotRecord] = []
+    // In place: assigning a new array through the optional leaks the old one (Swift 6.3).
+    superblock?.peers.removeAll(keepingCapacity: true)
     for slot in 0..<peers.count {
-      records.append(
+      superblock?.peers.append(
         PeerSlotRecord(
           node: peers[slot].node, base: peers[slot].base, isFull: peers[slot].isFull))
     }
-    superblock?.peers = records
     versionWanted += 1
     return versionWanted
   }
