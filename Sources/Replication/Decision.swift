@@ -345,9 +345,7 @@ extension Decision {
     let nobodyIsPrimary = mine.role != .primary && theirs.role != .primary
     return nobodyIsPrimary && mine.outOfSyncBlocks > 0 && theirs.outOfSyncBlocks > 0
   }
-}
 
-extension Decision {
   /// One side goes further, and knows that it is not the newest itself: what it lacks was on a disk
   /// that is not there any more. The administrator says what counts.
   private static var noGoodSource: Decision { Decision(.refuse, .extends, .noGoodSource) }

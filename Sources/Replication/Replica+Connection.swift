@@ -137,8 +137,7 @@ extension Replica {
     case .standAlone:
       return refuse(connection, .peerStandAlone)
     case .connecting:
-      if isKeepingUndo(slot) { return refuse(connection, .undoIsKept) }
-      if peers[slot].handlerRuns { return refuse(connection, .handlerRuns) }
+      if let reason = whyNotMet(slot) { return refuse(connection, reason) }
       if let mine = peers[slot].dialed {
         if options.node < hello.node { return refuse(connection, .tieBreak) }
         peers[slot].dialed = nil
@@ -211,11 +210,16 @@ extension Replica {
     scheduleRetry(slot)
   }
 
+  /// The peer is met when what it would replace is kept, and the handler has prepared for that.
+  private func whyNotMet(_ slot: Int) -> Reason? {
+    if isKeepingUndo(slot) { return .undoIsKept }
+    return peers[slot].handlerRuns ? .handlerRuns : nil
+  }
+
   /// Sets the next dial: at once the first time, then after 100 ms, doubling up to `connect-int`.
   mutating func scheduleRetry(_ slot: Int) {
     guard peers[slot].state == .connecting else { return }
-    // The peer is met when what it would replace is kept, and its handler has prepared for that.
-    guard !isKeepingUndo(slot), !peers[slot].handlerRuns else {
+    guard whyNotMet(slot) == nil else {
       peers[slot].retryAt = .never
       return
     }

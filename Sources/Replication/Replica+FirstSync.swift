@@ -99,8 +99,11 @@ extension Replica {
       peers[slot].base = nil
       bitmaps[slot].clearAll()
     }
-    superblock?.lineage = lineage
-    superblock?.diskState = .upToDate
+    if var block = superblock {
+      block.lineage = lineage
+      block.diskState = .upToDate
+      superblock = block
+    }
     return changeSuperblock()
   }
 }

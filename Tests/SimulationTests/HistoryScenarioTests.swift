@@ -43,8 +43,7 @@ import Wire
     let scenario = Scenario()
     scenario.makePair()
     scenario.write(0, 0..<8)
-    for node in 0...1 { scenario.cluster.setBlocked(true, from: node) }
-    scenario.run { $0.first.connection != .connected && $0.second.connection != .connected }
+    scenario.partition()
     #expect(scenario.tell(1, .primary(force: false))?.isDone == true)
     #expect(scenario.write(0, 8..<16) == .done)
     #expect(scenario.write(1, 16..<24) == .done)
@@ -122,8 +121,7 @@ import Wire
     let scenario = Scenario()
     scenario.makePair()
     scenario.write(0, 0..<16)
-    for node in 0...1 { scenario.cluster.setBlocked(true, from: node) }
-    scenario.run { $0.first.connection != .connected && $0.second.connection != .connected }
+    scenario.partition()
     #expect(scenario.tell(1, .primary(force: false))?.isDone == true)
     #expect(scenario.first.role == .primary && scenario.second.role == .primary)
     #expect(scenario.write(0, 8..<16) == .done)
