@@ -82,38 +82,8 @@ extension NodeLoop {
     guard let slot = slot(of: resource), let volume = unsafe volumes[slot] else { return }
     publishHandlerEnd(slot, peer, call, status)
     guard call == .beforeResyncTarget else { return }
-    unsafe volume.pointee.commandsToRepeat.removeAll { $0.isAnswer(of: peer) }
-    insist(.resyncAllowed(peer: peer, status == 0), slot)
-  }
-
-  /// Gives the core a command, and again when the one that was under way has ended.
-  mutating func insist(_ command: Command, _ slot: Int) {
-    guard let volume = unsafe volumes[slot] else { return }
-    let token = register(.repeated(command), slot) { _ in }
-    unsafe volume.pointee.step(.command(command, token: token), &reactor, &server)
-  }
-
-  /// Gives the core what it could not take before.
-  mutating func repeatCommands(_ slot: Int) {
-    guard let volume = unsafe volumes[slot], unsafe !volume.pointee.isLeaving,
-      unsafe !volume.pointee.replica.hasCommand
-    else { return }
-    let commands = unsafe volume.pointee.commandsToRepeat
-    unsafe volume.pointee.commandsToRepeat.removeAll()
-    for command in commands { insist(command, slot) }
-  }
-}
-
-extension Command {
-  /// Whether it is what a handler said of this peer.
-  fileprivate func isAnswer(of peer: Int) -> Bool {
-    guard case .resyncAllowed(let slot, _) = self else { return false }
-    return slot == peer
-  }
-
-  /// Whether it is to connect.
-  var isConnect: Bool {
-    guard case .connect = self else { return false }
-    return true
+    let token = register(.silent, slot) { _ in }
+    unsafe volume.pointee.step(
+      .command(.resyncAllowed(peer: peer, status == 0), token: token), &reactor, &server)
   }
 }

@@ -73,7 +73,7 @@ extension NodeLoop {
     case .explainDiscard:
       handler(ControlReply(standardOutput: unsafe volume.pointee.discardLines()))
     case .disconnect:
-      unsafe volume.pointee.commandsToRepeat.removeAll { $0.isConnect }
+      unsafe volume.pointee.mustConnect = false
       give(.disconnect, slot, handler)
     case .primary:
       unsafe volume.pointee.wantsPrimary = false
@@ -320,18 +320,33 @@ extension NodeLoop {
     }
   }
 
+  /// The end of `up`: the core is told to connect, and again when a command that was under way then
+  /// has ended.
+  private mutating func connect(_ slot: Int) {
+    guard let volume = unsafe volumes[slot] else { return }
+    unsafe volume.pointee.mustConnect = false
+    let token = register(.upConnect, slot) { _ in }
+    unsafe volume.pointee.step(.command(.connect, token: token), &reactor, &server)
+  }
+
+  mutating func connectIfDue(_ slot: Int) {
+    guard let volume = unsafe volumes[slot], unsafe volume.pointee.mustConnect,
+      unsafe !volume.pointee.isLeaving, unsafe !volume.pointee.replica.hasCommand
+    else { return }
+    connect(slot)
+  }
+
   private mutating func resolveReply(_ token: UInt64, _ result: CommandResult) {
     guard let reply = pending.removeValue(forKey: token),
       let volume = unsafe volumes[reply.volume]
     else { return }
     let name = unsafe volume.pointee.configuration.name
     switch (reply.kind, result) {
-    case (.plain, .done), (.silent, .done), (.repeated, .done): reply.handler(ControlReply())
-    case (.repeated(let command), .refused(.transient)):
-      unsafe volume.pointee.commandsToRepeat.append(command)
+    case (.plain, .done), (.silent, .done), (.upConnect, .done): reply.handler(ControlReply())
+    case (.upConnect, .refused(.transient)): unsafe volume.pointee.mustConnect = true
     case (.upAttach, .done):
       reply.handler(ControlReply())
-      insist(.connect, reply.volume)
+      connect(reply.volume)
     case (.upAttach, .refused(let refusal)):
       leave(reply.volume, Self.refused(refusal, name), reply.handler)
     case (.down, .done):
@@ -344,7 +359,7 @@ extension NodeLoop {
       // It stays dirty on disk: that is what it is.
       options.log(.error, "\(name): could not be left cleanly: \(refusal.text)")
       unsafe volume.pointee.couldNotLeave = true
-    case (.silent, .refused(let refusal)), (.repeated, .refused(let refusal)):
+    case (.silent, .refused(let refusal)), (.upConnect, .refused(let refusal)):
       options.log(.warning, "\(name): \(refusal.text)")
     case (.plain, .refused(let refusal)), (.down, .refused(let refusal)):
       reply.handler(Self.refused(refusal, name))

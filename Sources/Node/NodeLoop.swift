@@ -191,7 +191,7 @@ struct NodeLoop: ~Copyable {
       options.log(.warning, "\(unsafe volume.pointee.configuration.name): \(text)")
     case .reply(let token, let result):
       resolve(token, result)
-      if unsafe !volume.pointee.commandsToRepeat.isEmpty { repeatCommands(slot) }
+      connectIfDue(slot)
     case .undo(let peer, let number): keepUndo(slot, peer, number)
     case .attachFailed(let token, let failure): attachFailed(token, failure)
     }

@@ -47,8 +47,8 @@ struct PendingReply {
     case terminate
     /// Taking up the Primary role again: nobody waits.
     case silent
-    /// What has to be done, and is repeated where another command is under way: nobody waits.
-    case repeated(Command)
+    /// The connect after `up`, repeated where another command is under way: nobody waits.
+    case upConnect
   }
   var kind: Kind
   var volume: Int

@@ -103,9 +103,8 @@ struct Volume: ~Copyable {
   var undo: UndoCancellation?
   /// Forgotten as soon as nothing is in flight.
   var isLeaving = false
-  /// What this node itself has to tell the core as soon as the command under way has ended: to
-  /// connect after `up`, and what a handler said of each peer.
-  var commandsToRepeat: [Command] = []
+  /// The core is to be told to connect, after `up`, as soon as the command under way has ended.
+  var mustConnect = false
   /// The node ends, and this volume could not be left yet: a command was under way.
   var wantsShutdown = false
   /// The node ends, and this volume could not be left in time.
