@@ -140,6 +140,8 @@ public struct ControlReply: Equatable, Sendable, Codable {
   public var version: Int
   /// The exit code for the tool; 0 is success.
   public var exitCode: Int32
+  /// DRBD's number of the refusal (``Refusal/code``); `nil` unless refused.
+  public var refusal: Int?
   /// Lines for standard output.
   public var standardOutput: [String]
   /// Lines for standard error.
@@ -165,6 +167,7 @@ public struct ControlReply: Equatable, Sendable, Codable {
   /// A reply that refuses, in DRBD's words.
   public init(refusing refusal: Refusal, object: String) {
     self.init(exitCode: refusal.exitCode, standardError: refusal.lines(object: object))
+    self.refusal = refusal.code
   }
 }
 

@@ -297,8 +297,7 @@ struct Adjust: ParsableCommand {
     let start = monotonicSeconds()
     while true {
       let reply = try session.send(request)
-      let isTransient =
-        reply.standardError.first?.contains("(\(Refusal.transient.code))") == true
+      let isTransient = reply.refusal == Refusal.transient.code
       guard isTransient, monotonicSeconds() - start < Self.patienceSeconds else {
         show(reply)
         return reply.exitCode

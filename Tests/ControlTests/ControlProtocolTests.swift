@@ -65,14 +65,15 @@ import Testing
   }
 
   /// DRBD's wording and exit codes.
-  @Test func refusalsReadAsDRBDs() {
+  @Test func refusalsReadAsDRBDs() throws {
     let reply = ControlReply(refusing: .heldOpen.with("opened by NBD client 3"), object: "r0")
-    #expect(reply.exitCode == 11)
+    #expect(reply.exitCode == 11 && reply.refusal == -12)
     #expect(
       reply.standardError == [
         "r0: State change failed: (-12) Device is held open by someone",
         "opened by NBD client 3", "close the clients of r0 first",
       ])
+    #expect(try ControlCodec.reply(from: ControlCodec.line(reply)) == reply)
     #expect(ControlReply(refusing: .needUpToDateData, object: "r0").exitCode == 17)
     #expect(ControlReply(refusing: .unknownResource, object: "r0").exitCode == 10)
   }
