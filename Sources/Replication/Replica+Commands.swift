@@ -12,51 +12,57 @@ extension Replica {
 
   mutating func begin(_ command: Command, _ token: UInt64) {
     switch command {
-    case .pauseSync: return pauseSync(true, token)
-    case .resumeSync: return pauseSync(false, token)
+    case .pauseSync: pauseSync(true, token)
+    case .resumeSync: pauseSync(false, token)
     case .resyncAllowed(let slot, let isAllowed):
       // Nobody says it again: it counts whatever else is under way.
       resyncIsAllowed(slot, isAllowed)
-      return effects.push(.reply(token: token, .done))
-    default: break
-    }
-    guard self.command == nil else {
-      effects.push(.reply(token: token, .refused(.transient)))
-      return
-    }
-    switch command {
-    case .connect:
-      for slot in 0..<peers.count {
-        peers[slot].discardsMyData = false
-        peers[slot].isTentative = false
-        peers[slot].declinesUndo = false
-        peers[slot].givesWay = false
-        beginConnecting(slot)
-      }
-      effects.push(.reply(token: token, .done))
+      reply(token, .done)
+    case _ where self.command != nil: reply(token, .refused(.transient))
+
+    case .connect: connect(token)
     case .discard(let plan): beginSpecialConnect(plan, token)
     case .connectTentatively: beginSpecialConnect(nil, token)
     case .giveWay(let slot, let heldOpen): giveWay(slot, heldOpen: heldOpen, token)
     case .disconnect where exposed != nil && goodPeer != nil:
-      effects.push(.reply(token: token, .refused(.clientsLiveOnPeer)))
+      reply(token, .refused(.clientsLiveOnPeer))
     case .disconnect:
-      for slot in 0..<peers.count { leave(slot, .byCommand) }
-      effects.push(.reply(token: token, .done))
-    case .secondary(heldOpen: true) where role == .primary:
-      effects.push(.reply(token: token, .refused(.heldOpen)))
-    case .detach where servesPrimary:
-      effects.push(.reply(token: token, .refused(.primaryLivesHere)))
-    case .detach where role == .primary:
-      detachUnderClients(token)
+      leaveAll(.byCommand)
+      reply(token, .done)
     case .invalidate: beginInvalidate(token)
-    case .verify(let plan): beginVerify(plan, token)
     case .invalidateRemote: beginInvalidateRemote(token)
-    case .pauseSync, .resumeSync, .resyncAllowed: preconditionFailure("done before")
-    case .primary, .secondary, .detach, .shutdown, .skipFirstSync:
-      self.command = PendingCommand(
-        command: command, token: token, stage: .queued,
-        deadline: now.advanced(milliseconds: Self.commandTimeoutMs))
+    case .verify(let plan): beginVerify(plan, token)
+
+    case .primary(let force): queue(.primary(force: force), token)
+    case .secondary(heldOpen: true) where role == .primary: reply(token, .refused(.heldOpen))
+    case .secondary: queue(.secondary, token)
+    case .detach where servesPrimary: reply(token, .refused(.primaryLivesHere))
+    case .detach where role == .primary: detachUnderClients(token)
+    case .detach: queue(.detach, token)
+    case .skipFirstSync: queue(.skipFirstSync, token)
+    case .shutdown: queue(.shutdown, token)
     }
+  }
+
+  /// Says how a command ended that is not, or not any more, the one under way.
+  mutating func reply(_ token: UInt64, _ result: CommandResult) {
+    effects.push(.reply(token: token, result))
+  }
+
+  mutating func queue(_ kind: PendingCommand.Kind, _ token: UInt64) {
+    command = PendingCommand(
+      kind: kind, token: token, deadline: now.advanced(milliseconds: Self.commandTimeoutMs))
+  }
+
+  private mutating func connect(_ token: UInt64) {
+    for slot in 0..<peers.count {
+      peers[slot].discardsMyData = false
+      peers[slot].isTentative = false
+      peers[slot].declinesUndo = false
+      peers[slot].givesWay = false
+      beginConnecting(slot)
+    }
+    reply(token, .done)
   }
 
   /// When the command under way expires. One that is being made durable ends with the disk.
@@ -70,12 +76,10 @@ extension Replica {
   /// the superblock must not overtake that record with the role before.
   var isOrBecomesPrimary: Bool {
     guard let command, case .persisting = command.stage else { return role == .primary }
-    switch command.command {
+    switch command.kind {
     case .primary: return true
     case .secondary, .shutdown: return false
-    case .connect, .discard, .connectTentatively, .resyncAllowed, .giveWay, .disconnect, .detach,
-      .invalidate, .invalidateRemote, .skipFirstSync, .pauseSync, .resumeSync, .verify:
-      return role == .primary
+    case .detach, .skipFirstSync: return role == .primary
     }
   }
 
@@ -88,19 +92,16 @@ extension Replica {
 
   /// Whether clients may not submit any more because the node is leaving the Primary role.
   var isDemoting: Bool {
-    switch command?.command {
+    switch command?.kind {
     case .secondary, .shutdown: true
-    case .connect, .discard, .connectTentatively, .resyncAllowed, .giveWay, .disconnect, .primary,
-      .detach, .invalidate, .invalidateRemote, .skipFirstSync, .pauseSync, .resumeSync, .verify,
-      nil:
-      false
+    case .primary, .detach, .skipFirstSync, nil: false
     }
   }
 
   mutating func finish(_ result: CommandResult) {
     guard let pending = command else { return }
     command = nil
-    effects.push(.reply(token: pending.token, result))
+    reply(pending.token, result)
   }
 
   mutating func advanceCommand() {
@@ -123,7 +124,7 @@ extension Replica {
   }
 
   private mutating func beginQueued(_ pending: PendingCommand) {
-    switch pending.command {
+    switch pending.kind {
     case .primary(let force): beginPromotion(force: force)
     case .secondary:
       if role == .secondary { finish(.done) } else { command?.stage = .draining }
@@ -141,9 +142,6 @@ extension Replica {
       command?.stage = .draining
     case .skipFirstSync:
       if let refusal = skipFirstSync() { finish(.refused(refusal)) }
-    case .connect, .discard, .connectTentatively, .resyncAllowed, .giveWay, .disconnect,
-      .invalidate, .invalidateRemote, .pauseSync, .resumeSync, .verify:
-      preconditionFailure("done at once")
     }
     if let begun = command, case .draining = begun.stage { advanceCommand() }
   }
@@ -208,7 +206,7 @@ extension Replica {
   private mutating func commandSwept(_ pending: PendingCommand) {
     // Without a disk there is nothing to take down, and nothing keeps the node from leaving.
     guard var block = superblock else { return persisted(pending) }
-    let peerWrites = pending.command.leavesPeersBehind && anyPeerGoesOn
+    let peerWrites = pending.kind.leavesPeersBehind && anyPeerGoesOn
     if peerWrites, block.diskState == .upToDate {
       // The Primary goes on without us: what we have is of an older moment from now on.
       block.diskState = .outdated
@@ -221,7 +219,7 @@ extension Replica {
   }
 
   private mutating func persisted(_ pending: PendingCommand) {
-    switch pending.command {
+    switch pending.kind {
     case .primary: promoted()
     case .secondary:
       become(role: .secondary)
@@ -240,9 +238,6 @@ extension Replica {
     case .skipFirstSync:
       skippedFirstSync()
       finish(disk == .upToDate ? .done : .refused(.noLocalDisk))
-    case .connect, .discard, .connectTentatively, .resyncAllowed, .giveWay, .disconnect,
-      .invalidate, .invalidateRemote, .pauseSync, .resumeSync, .verify:
-      preconditionFailure("never persisted as a command")
     }
   }
 
@@ -264,7 +259,7 @@ extension Replica {
   mutating func expireCommand(_ pending: PendingCommand) {
     finish(.refused(.timeout))
     for slot in 0..<peers.count { peers[slot].givesWay = false }
-    switch pending.command {
+    switch pending.kind {
     case .primary: tellRole(role)
     case .detach where isDetaching:
       // The peers were told that the disk is gone, and go on without it: agree anew.
@@ -272,16 +267,13 @@ extension Replica {
       for slot in 0..<peers.count where peers[slot].state == .connected {
         loseConnection(slot, .renegotiate)
       }
-    case .connect, .discard, .connectTentatively, .resyncAllowed, .giveWay, .disconnect,
-      .secondary, .detach, .invalidate, .invalidateRemote, .skipFirstSync, .pauseSync, .resumeSync,
-      .verify, .shutdown:
-      break
+    case .secondary, .detach, .shutdown, .skipFirstSync: break
     }
   }
 
   private mutating func beginInvalidate(_ token: UInt64) {
     guard hasSuperblock, disk != .diskless, disk != .failed else {
-      effects.push(.reply(token: token, .refused(.noLocalDisk)))
+      reply(token, .refused(.noLocalDisk))
       return
     }
     var mayHelp = true
@@ -289,11 +281,11 @@ extension Replica {
       mayHelp = peers[slot].disk == .upToDate
     }
     guard role != .primary, mayHelp, !isShakingHands else {
-      effects.push(.reply(token: token, .refused(mayHelp ? .transient : .noRemoteDisk)))
+      reply(token, .refused(mayHelp ? .transient : .noRemoteDisk))
       return
     }
     invalidateData()
-    effects.push(.reply(token: token, .done))
+    reply(token, .done)
   }
 
   /// The data is declared worthless, and with it the history that it had.
@@ -359,14 +351,12 @@ extension Replica {
   }
 }
 
-extension Command {
+extension PendingCommand.Kind {
   /// Whether a Primary peer goes on writing without this node afterwards.
   var leavesPeersBehind: Bool {
     switch self {
-    case .detach, .shutdown, .disconnect: true
-    case .connect, .discard, .connectTentatively, .resyncAllowed, .giveWay, .primary, .secondary,
-      .invalidate, .invalidateRemote, .skipFirstSync, .pauseSync, .resumeSync, .verify:
-      false
+    case .detach, .shutdown: true
+    case .primary, .secondary, .skipFirstSync: false
     }
   }
 }

@@ -70,11 +70,11 @@ extension Replica {
       if peers[slot].declinesUndo { forgetUndo(slot) }
       beginConnecting(slot)
     }
-    effects.push(.reply(token: token, .done))
+    reply(token, .done)
   }
 
   private mutating func refuseConnect(_ token: UInt64, _ refusal: Refusal) {
-    effects.push(.reply(token: token, .refused(refusal)))
+    reply(token, .refused(refusal))
   }
 
   /// What a decision becomes by what was asked besides it.
@@ -120,13 +120,10 @@ extension Replica {
   mutating func giveWay(_ slot: Int, heldOpen: Bool, _ token: UInt64) {
     guard slot < peers.count, peers[slot].state == .connecting, role == .primary,
       let meeting = meetings[slot], meeting.decision.givesWay
-    else { return effects.push(.reply(token: token, .done)) }
+    else { return reply(token, .done) }
     guard heldOpen else {
       peers[slot].givesWay = true
-      command = PendingCommand(
-        command: .secondary(heldOpen: false), token: token, stage: .queued,
-        deadline: now.advanced(milliseconds: Self.commandTimeoutMs))
-      return
+      return queue(.secondary, token)
     }
     let isHandled =
       meeting.theirs.role == .primary
@@ -135,7 +132,7 @@ extension Replica {
     let call = isHandled ? HandlerCall.primaryLostAfterSplitBrain : .splitBrain
     effects.push(.note(.handler(peer: slot, call)))
     loseConnection(slot, .primaryCannotYield)
-    effects.push(.reply(token: token, .refused(.heldOpen)))
+    reply(token, .refused(.heldOpen))
   }
 
   /// The role is given up; so is the data at the next meeting.

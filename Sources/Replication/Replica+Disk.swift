@@ -76,7 +76,7 @@ extension Replica {
     _ block: Superblock, _ hot: ActivityLogRecovery, _ token: UInt64
   ) {
     if let refusal = refusal(ofAttaching: block) {
-      effects.push(.reply(token: token, .refused(refusal)))
+      reply(token, .refused(refusal))
       return
     }
     superblock = block
@@ -104,7 +104,7 @@ extension Replica {
       let isSure = !(crashed && peerMayBeAhead) && exposed == nil
       become(disk: isSure ? .upToDate : .consistent)
     }
-    effects.push(.reply(token: token, .done))
+    reply(token, .done)
     for slot in 0..<peers.count
     where peers[slot].state == .connected || peers[slot].state.isHandshake {
       loseConnection(slot, .renegotiate)

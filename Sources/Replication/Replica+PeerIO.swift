@@ -352,10 +352,10 @@ extension Replica {
   /// `detach` on a Primary: its clients go on through the peer.
   mutating func detachUnderClients(_ token: UInt64) {
     guard hasSuperblock, goodPeer != nil, !isShakingHands else {
-      return effects.push(.reply(token: token, .refused(.primaryNeedsDisk)))
+      return reply(token, .refused(.primaryNeedsDisk))
     }
     loseDisk()
-    effects.push(.reply(token: token, .done))
+    reply(token, .done)
   }
 
   /// Whether a Primary without good data of its own lives on this node's.

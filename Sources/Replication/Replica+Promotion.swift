@@ -67,7 +67,7 @@ extension Replica {
       if !peers[slot].promoteAsked {
         peers[slot].promoteAsked = true
         var request = MessageHeader(.promoteRequest, id: promotionNumber)
-        if case .primary(force: true) = pending.command { request.length = 1 }
+        if case .primary(force: true) = pending.kind { request.length = 1 }
         effects.push(.send(connection, request, .none))
         expectAnswer(slot)
       }
@@ -75,7 +75,7 @@ extension Replica {
       if !peers[slot].promoteAnswered, mustWait { isAnswered = false }
     }
     guard isAnswered else { return }
-    guard case .primary(let force) = pending.command, var block = superblock,
+    guard case .primary(let force) = pending.kind, var block = superblock,
       disk == .upToDate || isForced(force)
     else {
       // The disk failed meanwhile. Who granted must not go on believing that we are Primary.
@@ -143,7 +143,7 @@ extension Replica {
 
   mutating func receivedPromoteRequest(_ slot: Int, _ header: MessageHeader) {
     var isRefused = role == .primary
-    if case .primary? = command?.command, commandIsUnderWay {
+    if case .primary? = command?.kind, commandIsUnderWay {
       if options.node < peers[slot].node {
         isRefused = true
       } else if case .asking? = command?.stage {
@@ -207,7 +207,7 @@ extension Replica {
     else { return protocolViolation(slot, .promoteReply) }
     gotAnswer(slot)
     peers[slot].promoteAnswered = true
-    guard case .primary? = command?.command, case .asking? = command?.stage else {
+    guard case .primary? = command?.kind, case .asking? = command?.stage else {
       // Given up meanwhile: the peer must not go on believing that we are Primary.
       return tellRole(role)
     }

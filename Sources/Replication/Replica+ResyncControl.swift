@@ -197,7 +197,7 @@ extension Replica {
 
   /// `pause-sync` and `resume-sync`: both sides must want it to go on.
   mutating func pauseSync(_ isPaused: Bool, _ token: UInt64) {
-    effects.push(.reply(token: token, .done))
+    reply(token, .done)
     for slot in 0..<peers.count where peers[slot].isPausedHere != isPaused {
       peers[slot].isPausedHere = isPaused
       tellPause(slot)
@@ -243,7 +243,7 @@ extension Replica {
       effects.push(.send(connection, MessageHeader(.invalidate), .none))
       asked = true
     }
-    effects.push(.reply(token: token, asked ? .done : .refused(.noRemoteDisk)))
+    reply(token, asked ? .done : .refused(.noRemoteDisk))
   }
 
   /// The peer takes our data for bad. Nothing happens where that cannot be right any more.

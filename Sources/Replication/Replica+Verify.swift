@@ -113,7 +113,7 @@ extension Replica {
   }
 
   private mutating func refuseVerify(_ token: UInt64, _ refusal: Refusal) {
-    effects.push(.reply(token: token, .refused(refusal)))
+    reply(token, .refused(refusal))
   }
 
   private mutating func receivedVerifyStart(_ slot: Int, _ header: MessageHeader) {
@@ -152,7 +152,7 @@ extension Replica {
     }
     gotAnswer(slot)
     peers[slot].verify?.token = nil
-    effects.push(.reply(token: token, .done))
+    reply(token, .done)
     become(slot, replication: .verifyS)
     effects.push(.note(.verifyStarted(peer: slot, verify.range)))
     verifyMore(slot)

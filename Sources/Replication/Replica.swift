@@ -99,8 +99,16 @@ public struct ReplicaOptions: Sendable {
   }
 }
 
-/// A command that waits for the peer, the disk or the superblock.
+/// A command that waits for handshakes, the peer, the disk or the superblock.
 struct PendingCommand: BitwiseCopyable {
+  /// The commands that wait; the others are done at once.
+  enum Kind: BitwiseCopyable {
+    case primary(force: Bool)
+    case secondary
+    case detach
+    case shutdown
+    case skipFirstSync
+  }
   enum Stage: BitwiseCopyable {
     /// Waits for a handshake to end.
     case queued
@@ -115,9 +123,9 @@ struct PendingCommand: BitwiseCopyable {
     /// Waits for this sweep of the bitmaps.
     case sweeping(UInt64)
   }
-  var command: Command
+  var kind: Kind
   var token: UInt64
-  var stage: Stage
+  var stage = Stage.queued
   var deadline: Instant
 }
 
