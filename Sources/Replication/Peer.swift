@@ -21,6 +21,54 @@ struct Verdict: BitwiseCopyable {
   var extent: SyncExtent
 }
 
+/// The steps of a resync between `agree` and the last message: forgotten with the connection. What
+/// is left to be copied, the bitmap says.
+struct SyncSteps: BitwiseCopyable {
+  // Exchange of bitmaps.
+  /// The next block to be told; `nil` when all were told.
+  var chunkCursor: UInt64?
+  var chunksInFlight = 0
+  /// Source: everything was told.
+  var bitmapDoneSent = false
+  /// Target: the source has told everything.
+  var bitmapDoneReceived = false
+  /// Source: the target is ready, and `base` is being cleared. Target: the source's history is
+  /// being made durable.
+  var startVersion: UInt64?
+  var readySent = false
+  /// Target: the sweep after which it takes over the history.
+  var startSweep: UInt64?
+
+  // Copying.
+  var pullsInFlight = 0
+  /// Target: refused blocks are asked for again then.
+  var retryPullsAt = Instant.never
+
+  // The end.
+  /// Source: everything is sent and `base` is being cleared; target: everything is written.
+  var finishVersion: UInt64?
+  var doneSent = false
+  /// Target: `syncDone` came; the disk is flushed before its lineage is taken over.
+  var doneReceived = false
+  /// The source's newest lineage arrived with `syncDone` and is being made durable.
+  var adoptVersion: UInt64?
+}
+
+/// What two nodes have said about a promotion of either: forgotten with the connection.
+struct PromotionSteps: BitwiseCopyable {
+  // Of ours.
+  var isAsked = false
+  var isAnswered = false
+  /// Earlier promotions of ours that were given up and that the peer has yet to answer.
+  var stale = 0
+
+  // Of the peer's.
+  /// The peer may be told that it may be Primary when this version is durable.
+  var grantVersion: UInt64?
+  /// The number of the promotion that is granted then.
+  var grantID: UInt64 = 0
+}
+
 /// What a replica knows about one peer.
 ///
 /// ```
@@ -98,20 +146,8 @@ struct Peer: BitwiseCopyable {
   /// The peer may have taken over our newest generation, though `base` says that it is behind.
   var mayShareNewest = false
 
-  // Exchange of bitmaps.
-  /// The next block to be told; `nil` when all were told.
-  var chunkCursor: UInt64?
-  var chunksInFlight = 0
-  /// Source: everything was told.
-  var bitmapDoneSent = false
-  /// Target: the source has told everything.
-  var bitmapDoneReceived = false
-  /// Source: the target is ready, and `base` is being cleared. Target: the source's history is
-  /// being made durable.
-  var startVersion: UInt64?
-  var syncReadySent = false
-  /// Target: the sweep after which it takes over the history.
-  var startSweep: UInt64?
+  /// How far the resync on this connection has come.
+  var sync = SyncSteps()
 
   /// The disk counts every block as marked, until `fullSweep` has ended.
   var isFull = false
@@ -122,7 +158,6 @@ struct Peer: BitwiseCopyable {
   /// Target: parts of the volume whose extents are held hot, for what is asked for now and next.
   var heldNow: ByteRange?
   var heldNext: ByteRange?
-  var pullsInFlight = 0
   var syncBlocksTotal: UInt64 = 0
   var syncStarted = Instant(nanoseconds: 0)
   /// Target of a resync by checksum: what the digests are made with, the next block to be compared,
@@ -139,19 +174,12 @@ struct Peer: BitwiseCopyable {
   /// What was asked for in this pass was refused in part; in the next, each block for itself.
   var wasRefusedBlocks = false
   var pullsSingly = false
-  var retryPullsAt = Instant.never
   var isPausedHere = false
   var isPausedByPeer = false
   /// The peer has another resource to resync first.
   var peerWaitsForResync = false
-  /// Source: everything is sent and `base` is being cleared; target: everything is written.
-  var finishVersion: UInt64?
-  var syncDoneSent = false
-  /// Target: `syncDone` came; the disk is flushed before its lineage is taken over.
-  var syncDoneReceived = false
+  /// Target: `syncDone` came, and the disk is flushed before its lineage is taken over.
   var syncDoneFlush: SlotID?
-  /// The source's newest lineage arrived with `syncDone` and is being made durable.
-  var adoptVersion: UInt64?
 
   // Verify.
   /// What this node compares, or asks the peer to let it compare.
@@ -179,14 +207,7 @@ struct Peer: BitwiseCopyable {
   /// The peer said that both fresh disks are equal: they meet again when this version is durable.
   var versionOfEqual: UInt64?
 
-  var promoteAsked = false
-  var promoteAnswered = false
-  /// Earlier promotions of ours that were given up and that the peer has yet to answer.
-  var stalePromotions = 0
-  /// The peer may be told that it may be Primary when this version is durable.
-  var versionOfGrant: UInt64?
-  /// The number of the promotion that is granted then.
-  var grantID: UInt64 = 0
+  var promotion = PromotionSteps()
 
   init(node: NodeID) { self.node = node }
 
@@ -209,7 +230,7 @@ struct Peer: BitwiseCopyable {
     case .connected:
       if let pingSentAt { return pingSentAt.advanced(milliseconds: options.pingTimeoutMs) }
       let silence = lastReceived.advanced(milliseconds: pingPauseMs(options))
-      let ping = min(silence, retryPullsAt)
+      let ping = min(silence, sync.retryPullsAt)
       guard outstanding > 0 else { return ping }
       let limit = lastProgress.advanced(milliseconds: options.timeoutMs * options.koCount)
       return min(ping, limit)

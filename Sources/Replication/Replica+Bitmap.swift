@@ -58,21 +58,23 @@ extension Replica {
 
   mutating func beginBitmapExchange(_ slot: Int, _ decision: Decision) {
     become(slot, replication: decision.action == .syncSource ? .wfBitMapS : .wfBitMapT)
-    peers[slot].chunkCursor = decision.extent == .full ? nil : 0
-    peers[slot].chunksInFlight = 0
+    peers[slot].sync.chunkCursor = decision.extent == .full ? nil : 0
+    peers[slot].sync.chunksInFlight = 0
     sendChunks(slot)
   }
 
   private mutating func sendChunks(_ slot: Int) {
     guard let connection = peers[slot].connection else { return }
-    while let cursor = peers[slot].chunkCursor, peers[slot].chunksInFlight < Self.chunkWindow {
+    while let cursor = peers[slot].sync.chunkCursor,
+      peers[slot].sync.chunksInFlight < Self.chunkWindow
+    {
       guard let block = bitmaps[slot].firstSet(from: BlockIndex(cursor)) else {
-        peers[slot].chunkCursor = nil
+        peers[slot].sync.chunkCursor = nil
         break
       }
       let chunk = block.value / options.bitmapChunkBlocks
-      peers[slot].chunkCursor = (chunk + 1) * options.bitmapChunkBlocks
-      peers[slot].chunksInFlight += 1
+      peers[slot].sync.chunkCursor = (chunk + 1) * options.bitmapChunkBlocks
+      peers[slot].sync.chunksInFlight += 1
       effects.push(.sendControl(connection, .bitmap(UInt32(chunk))))
       expectAnswer(slot)
     }
@@ -81,19 +83,21 @@ extension Replica {
 
   /// Goes on when everything was told.
   private mutating func continueExchange(_ slot: Int) {
-    guard peers[slot].chunkCursor == nil, let connection = peers[slot].connection else { return }
-    if peers[slot].replication == .wfBitMapS, !peers[slot].bitmapDoneSent {
-      peers[slot].bitmapDoneSent = true
+    guard peers[slot].sync.chunkCursor == nil, let connection = peers[slot].connection else {
+      return
+    }
+    if peers[slot].replication == .wfBitMapS, !peers[slot].sync.bitmapDoneSent {
+      peers[slot].sync.bitmapDoneSent = true
       peers[slot].mayShareNewest = true
       effects.push(.send(connection, MessageHeader(.bitmapDone), .none))
       expectAnswer(slot)
     }
-    if peers[slot].replication == .wfBitMapT, peers[slot].bitmapDoneReceived,
-      peers[slot].startVersion == nil, peers[slot].startSweep == nil
+    if peers[slot].replication == .wfBitMapT, peers[slot].sync.bitmapDoneReceived,
+      peers[slot].sync.startVersion == nil, peers[slot].sync.startSweep == nil
     {
       // What the source has marked must be on this disk as well, before its history is.
       guard !peers[slot].isFull else { return takeOverHistory(slot) }
-      peers[slot].startSweep = wantSweep()
+      peers[slot].sync.startSweep = wantSweep()
     }
   }
 
@@ -105,21 +109,21 @@ extension Replica {
     peers[slot].base = nil
     peers[slot].mayShareNewest = false
     superblock = block
-    peers[slot].startVersion = changeSuperblock()
+    peers[slot].sync.startVersion = changeSuperblock()
   }
 
   /// What waits for the superblock at the begin of a resync, on both sides.
   mutating func continueStarting(_ slot: Int) {
-    guard let version = peers[slot].startVersion, versionDurable >= version,
+    guard let version = peers[slot].sync.startVersion, versionDurable >= version,
       let connection = peers[slot].connection
     else { return }
-    if peers[slot].replication == .wfBitMapT, !peers[slot].syncReadySent {
-      peers[slot].syncReadySent = true
+    if peers[slot].replication == .wfBitMapT, !peers[slot].sync.readySent {
+      peers[slot].sync.readySent = true
       effects.push(.send(connection, MessageHeader(.syncReady), .none))
       expectAnswer(slot)
     }
     if peers[slot].replication == .wfBitMapS {
-      peers[slot].startVersion = nil
+      peers[slot].sync.startVersion = nil
       become(slot, replication: .syncSource)
       effects.push(.send(connection, MessageHeader(.syncStart), .none))
       beginSync(slot)
@@ -133,8 +137,8 @@ extension Replica {
     _ slot: Int, _ header: MessageHeader, _ payload: UnsafeRawBufferPointer
   ) {
     let isExpected =
-      peers[slot].replication == .wfBitMapS && peers[slot].startVersion == nil
-      || peers[slot].replication == .wfBitMapT && !peers[slot].bitmapDoneReceived
+      peers[slot].replication == .wfBitMapS && peers[slot].sync.startVersion == nil
+      || peers[slot].replication == .wfBitMapT && !peers[slot].sync.bitmapDoneReceived
     guard isExpected, peers[slot].decision?.extent == .bitmap,
       let connection = peers[slot].connection, let volumeBytes = superblock?.volumeBytes
     else { return protocolViolation(slot, .bitmap) }
@@ -153,36 +157,36 @@ extension Replica {
   }
 
   mutating func receivedBitmapAck(_ slot: Int) {
-    guard peers[slot].chunksInFlight > 0 else { return protocolViolation(slot, .bitmapAck) }
+    guard peers[slot].sync.chunksInFlight > 0 else { return protocolViolation(slot, .bitmapAck) }
     gotAnswer(slot)
-    peers[slot].chunksInFlight -= 1
+    peers[slot].sync.chunksInFlight -= 1
     sendChunks(slot)
   }
 
   mutating func receivedBitmapDone(_ slot: Int) {
-    guard peers[slot].replication == .wfBitMapT, !peers[slot].bitmapDoneReceived else {
+    guard peers[slot].replication == .wfBitMapT, !peers[slot].sync.bitmapDoneReceived else {
       return protocolViolation(slot, .bitmapDone)
     }
-    peers[slot].bitmapDoneReceived = true
+    peers[slot].sync.bitmapDoneReceived = true
     continueExchange(slot)
   }
 
   mutating func receivedSyncReady(_ slot: Int) {
-    guard peers[slot].replication == .wfBitMapS, peers[slot].bitmapDoneSent,
-      peers[slot].chunksInFlight == 0, peers[slot].startVersion == nil
+    guard peers[slot].replication == .wfBitMapS, peers[slot].sync.bitmapDoneSent,
+      peers[slot].sync.chunksInFlight == 0, peers[slot].sync.startVersion == nil
     else { return protocolViolation(slot, .syncReady) }
     gotAnswer(slot)
     if options.sabotage != .keepBase { peers[slot].base = nil }
     peers[slot].mayShareNewest = false
-    peers[slot].startVersion = changeSuperblock()
+    peers[slot].sync.startVersion = changeSuperblock()
   }
 
   mutating func receivedSyncStart(_ slot: Int) {
-    guard peers[slot].replication == .wfBitMapT, peers[slot].syncReadySent else {
+    guard peers[slot].replication == .wfBitMapT, peers[slot].sync.readySent else {
       return protocolViolation(slot, .syncStart)
     }
     gotAnswer(slot)
-    peers[slot].startVersion = nil
+    peers[slot].sync.startVersion = nil
     become(slot, replication: .syncTarget)
     beginSync(slot)
     pullMore(slot)

@@ -56,7 +56,7 @@ extension Replica {
       compare.peer = UInt8(slot)
       compare.connection = connection
       let id = insert(compare)
-      beginOnDisk(id)
+      awaitDisk(id)
       effects.push(.serve(id, range))
     }
     findCompared(slot)

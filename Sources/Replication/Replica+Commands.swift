@@ -10,7 +10,7 @@ extension Replica {
   /// How long a command may wait for peers, disk and handshakes. Milliseconds.
   static var commandTimeoutMs: UInt64 { 10_000 }
 
-  mutating func begin(_ command: Command, _ token: UInt64) {
+  mutating func take(_ command: Command, _ token: UInt64) {
     switch command {
     case .pauseSync: pauseSync(true, token)
     case .resumeSync: pauseSync(false, token)

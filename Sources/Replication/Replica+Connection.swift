@@ -288,30 +288,10 @@ extension Replica {
     peers[slot].pingSentAt = nil
     peers[slot].isPausedByPeer = false
     peers[slot].peerWaitsForResync = false
-    forgetSync(slot)
+    peers[slot].sync = SyncSteps()
     peers[slot].awaitsDiskAck = false
     peers[slot].versionOfDiskAck = nil
-    peers[slot].promoteAsked = false
-    peers[slot].promoteAnswered = false
-    peers[slot].stalePromotions = 0
-    peers[slot].versionOfGrant = nil
-  }
-
-  /// Forgets how far a resync has come, but for what the bitmap says.
-  mutating func forgetSync(_ slot: Int) {
-    peers[slot].chunkCursor = nil
-    peers[slot].chunksInFlight = 0
-    peers[slot].bitmapDoneSent = false
-    peers[slot].bitmapDoneReceived = false
-    peers[slot].startVersion = nil
-    peers[slot].syncReadySent = false
-    peers[slot].startSweep = nil
-    peers[slot].retryPullsAt = .never
-    peers[slot].pullsInFlight = 0
-    peers[slot].finishVersion = nil
-    peers[slot].syncDoneSent = false
-    peers[slot].syncDoneReceived = false
-    peers[slot].adoptVersion = nil
+    peers[slot].promotion = PromotionSteps()
   }
 
   mutating func become(_ slot: Int, replication new: ReplicationState) {
@@ -377,7 +357,7 @@ extension Replica {
       peers[slot].pingSentAt = now
       effects.push(.send(connection, MessageHeader(.ping), .none))
     }
-    if now >= peers[slot].retryPullsAt { retryPulls(slot) }
+    if now >= peers[slot].sync.retryPullsAt { retryPulls(slot) }
     if peers[slot].replication == .verifyS { verifyMore(slot) }
     let limit = peers[slot].lastProgress.advanced(
       milliseconds: options.timeoutMs * options.koCount)

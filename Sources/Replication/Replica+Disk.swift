@@ -49,7 +49,7 @@ extension Replica {
   public mutating func attach(
     _ block: Superblock, hot: ActivityLogRecovery, token: UInt64, at now: Instant, entropy: UInt64
   ) {
-    begin(now, entropy)
+    beginStep(now, entropy)
     attach(block, hot, token)
     finishStep()
   }

@@ -201,7 +201,7 @@ extension Replica {
       guard let id = waitingLog.pop() else { return }
       guard requests.contains(id), requests[id].phase == .waitingLog else { continue }
       if log.isHot(logged(requests[id].range)) {
-        begin(id)
+        carryOut(id)
       } else {
         waitingLog.push(id)
       }

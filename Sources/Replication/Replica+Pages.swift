@@ -141,8 +141,8 @@ extension Replica {
       markClean()
     }
     for slot in 0..<peers.count {
-      if let number = peers[slot].startSweep, sweep.done >= number {
-        peers[slot].startSweep = nil
+      if let number = peers[slot].sync.startSweep, sweep.done >= number {
+        peers[slot].sync.startSweep = nil
         takeOverHistory(slot)
       }
       if let number = peers[slot].fullSweep, sweep.done >= number {
@@ -169,7 +169,7 @@ extension Replica {
     attachSweep = nil
     cleanSweep = nil
     for slot in 0..<peers.count {
-      peers[slot].startSweep = nil
+      peers[slot].sync.startSweep = nil
       peers[slot].fullSweep = nil
     }
   }

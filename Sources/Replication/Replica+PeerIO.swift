@@ -164,7 +164,7 @@ extension Replica {
     let (path, slot) = readPath(request)
     switch path {
     case .local:
-      beginOnDisk(id)
+      awaitDisk(id)
       effects.push(.read(id, request.range, request.buffer))
     case .peer:
       guard let connection = peers[slot].connection else {
@@ -255,7 +255,7 @@ extension Replica {
     requests[id].isRepair = true
     requests[id].failed = false
     if options.sabotage == .rewriteWithoutLock { unlock(id) }
-    if enterLog(id) { begin(id) }
+    if enterLog(id) { carryOut(id) }
   }
 
   // MARK: Changing
@@ -429,15 +429,15 @@ extension Replica {
       default: break
       }
     }
-    forgetSync(slot)
+    peers[slot].sync = SyncSteps()
     become(slot, replication: .established)
     recountOutstanding(slot)
   }
 
   /// Counts the answers that are due, after some of them will not come or will not be looked at.
   private mutating func recountOutstanding(_ slot: Int) {
-    var count = peers[slot].stalePromotions + (peers[slot].awaitsDiskAck ? 1 : 0)
-    if peers[slot].promoteAsked, !peers[slot].promoteAnswered { count += 1 }
+    var count = peers[slot].promotion.stale + (peers[slot].awaitsDiskAck ? 1 : 0)
+    if peers[slot].promotion.isAsked, !peers[slot].promotion.isAnswered { count += 1 }
     for index in 0..<requests.capacity {
       guard let id = requests.id(at: index), requests[id].pendingPeers.contains(slot) else {
         continue
@@ -533,7 +533,7 @@ extension Replica {
     read.connection = connection
     peers[slot].requestsHere += 1
     let id = insert(read)
-    beginOnDisk(id)
+    awaitDisk(id)
     effects.push(.serve(id, range))
   }
 

@@ -21,9 +21,10 @@ extension Replica {
       return finish(.refused(.newerDataWasLost))
     }
     for slot in 0..<peers.count {
-      if peers[slot].promoteAsked, !peers[slot].promoteAnswered { peers[slot].stalePromotions += 1 }
-      peers[slot].promoteAsked = false
-      peers[slot].promoteAnswered = false
+      let old = peers[slot].promotion
+      if old.isAsked, !old.isAnswered { peers[slot].promotion.stale += 1 }
+      peers[slot].promotion.isAsked = false
+      peers[slot].promotion.isAnswered = false
     }
     promotionNumber += 1
     command?.stage = .asking
@@ -64,15 +65,15 @@ extension Replica {
     var isAnswered = true
     for slot in 0..<peers.count where peers[slot].state == .connected {
       guard let connection = peers[slot].connection else { continue }
-      if !peers[slot].promoteAsked {
-        peers[slot].promoteAsked = true
+      if !peers[slot].promotion.isAsked {
+        peers[slot].promotion.isAsked = true
         var request = MessageHeader(.promoteRequest, id: promotionNumber)
         if case .primary(force: true) = pending.kind { request.length = 1 }
         effects.push(.send(connection, request, .none))
         expectAnswer(slot)
       }
       let mustWait = options.sabotage != .promoteUnasked
-      if !peers[slot].promoteAnswered, mustWait { isAnswered = false }
+      if !peers[slot].promotion.isAnswered, mustWait { isAnswered = false }
     }
     guard isAnswered else { return }
     guard case .primary(let force) = pending.kind, var block = superblock,
@@ -163,24 +164,24 @@ extension Replica {
     }
     if isForced { lost = nil }
     become(slot, peerRole: .primary)
-    peers[slot].grantID = header.id
+    peers[slot].promotion.grantID = header.id
     guard var block = superblock, !block.dirty else {
-      peers[slot].versionOfGrant = versionWanted
+      peers[slot].promotion.grantVersion = versionWanted
       return grantWhenDurable(slot)
     }
     // Its writes may come as soon as it has our answer: a crash from now on must be seen as one.
     block.dirty = true
     superblock = block
-    peers[slot].versionOfGrant = changeSuperblock()
+    peers[slot].promotion.grantVersion = changeSuperblock()
     if options.sabotage == .grantBeforeDirty { grantWhenDurable(slot) }
   }
 
   mutating func grantWhenDurable(_ slot: Int) {
-    guard let version = peers[slot].versionOfGrant else { return }
+    guard let version = peers[slot].promotion.grantVersion else { return }
     let isDurable = versionDurable >= version || options.sabotage == .grantBeforeDirty
     guard !hasSuperblock || isDurable else { return }
-    peers[slot].versionOfGrant = nil
-    answerPromotion(slot, peers[slot].grantID, .granted)
+    peers[slot].promotion.grantVersion = nil
+    answerPromotion(slot, peers[slot].promotion.grantID, .granted)
   }
 
   /// The length of a `promoteReply`.
@@ -198,15 +199,16 @@ extension Replica {
   }
 
   mutating func receivedPromoteReply(_ slot: Int, _ header: MessageHeader) {
-    if header.id < promotionNumber, peers[slot].stalePromotions > 0 {
+    if header.id < promotionNumber, peers[slot].promotion.stale > 0 {
       // A late answer to an earlier promotion says nothing about the one under way.
-      peers[slot].stalePromotions -= 1
+      peers[slot].promotion.stale -= 1
       return gotAnswer(slot)
     }
-    guard header.id == promotionNumber, peers[slot].promoteAsked, !peers[slot].promoteAnswered
+    guard header.id == promotionNumber, peers[slot].promotion.isAsked,
+      !peers[slot].promotion.isAnswered
     else { return protocolViolation(slot, .promoteReply) }
     gotAnswer(slot)
-    peers[slot].promoteAnswered = true
+    peers[slot].promotion.isAnswered = true
     guard case .primary? = command?.kind, case .asking? = command?.stage else {
       // Given up meanwhile: the peer must not go on believing that we are Primary.
       return tellRole(role)
@@ -225,10 +227,10 @@ extension Replica {
       return protocolViolation(slot, .roleChanged)
     }
     become(slot, peerRole: new)
-    if new == .secondary, peers[slot].versionOfGrant != nil {
+    if new == .secondary, peers[slot].promotion.grantVersion != nil {
       // It gave up before we could grant.
-      peers[slot].versionOfGrant = nil
-      answerPromotion(slot, peers[slot].grantID, .refused)
+      peers[slot].promotion.grantVersion = nil
+      answerPromotion(slot, peers[slot].promotion.grantID, .refused)
     }
     beginCleanFlush()
   }

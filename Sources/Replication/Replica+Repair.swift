@@ -209,7 +209,7 @@ extension Replica {
     peers[slot].requestsHere += 1
     cleanFlushIsStale = true
     if request.holdsRange {
-      beginOnDisk(id)
+      awaitDisk(id)
       effects.push(.write(id, request.range, buffer, durable: false))
     } else {
       requests[id].phase = .waiting

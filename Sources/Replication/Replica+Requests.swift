@@ -3,8 +3,8 @@
 /// A write is sent to the peers before it is queued for the local disk, because the network round
 /// trip is the longer of the two. Overlapping writes are started one after the other, so they end
 /// in the same order on every replica (P6).
-import Metadata
 import BlockTypes
+import Metadata
 import Wire
 
 extension Replica {
@@ -24,7 +24,7 @@ extension Replica {
     let id = insert(request)
     if client.operation == .read, disk == .upToDate, !isBeingRepaired(client.range) {
       requests[id].phase = .active
-      beginOnDisk(id)
+      awaitDisk(id)
       effects.push(.read(id, client.range, client.buffer))
     } else if waiting.isEmpty, canStart(request) {
       start(id)
@@ -112,14 +112,14 @@ extension Replica {
     case .resyncPull: sendPull(id)
     default:
       let isLocal = !isRemote || writesHereToo
-      if !isLocal || enterLog(id) { begin(id) }
+      if !isLocal || enterLog(id) { carryOut(id) }
     }
   }
 
   /// Sends and writes what was started. Its extents are hot.
-  mutating func begin(_ id: SlotID) {
+  mutating func carryOut(_ id: SlotID) {
     requests[id].phase = .active
-    beginOnDisk(id)
+    awaitDisk(id)
     let request = requests[id]
     switch request.origin {
     case .client where request.isRepair:
@@ -145,7 +145,7 @@ extension Replica {
   }
 
   /// A request is about to be given to the disk.
-  mutating func beginOnDisk(_ id: SlotID) {
+  mutating func awaitDisk(_ id: SlotID) {
     requests[id].isLocalPending = true
     requests[id].diskBegan = now
     watchDisk()
@@ -315,7 +315,7 @@ extension Replica {
     flush.peer = UInt8(slot)
     if slot < peers.count, let connection = peers[slot].connection { flush.connection = connection }
     let id = insert(flush)
-    beginOnDisk(id)
+    awaitDisk(id)
     effects.push(.flush(id))
     return id
   }

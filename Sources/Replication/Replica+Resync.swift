@@ -16,10 +16,10 @@ extension Replica {
     peers[slot].syncBlocksTotal = bitmaps[slot].setCount
     peers[slot].syncStarted = now
     if options.sabotage != .keepPullCursor { peers[slot].pullCursor = 0 }
-    peers[slot].pullsInFlight = 0
+    peers[slot].sync.pullsInFlight = 0
     peers[slot].wasRefusedBlocks = false
     peers[slot].pullsSingly = false
-    peers[slot].retryPullsAt = .never
+    peers[slot].sync.retryPullsAt = .never
     beginComparing(slot)
     peers[slot].repairWasCut = false
     progressSweepAt = now.advanced(milliseconds: Self.progressSweepMs)
@@ -46,7 +46,7 @@ extension Replica {
     compareMore(slot)
     let request = pullSize
     let compared = peers[slot].comparedUpTo
-    while peers[slot].pullsInFlight < request.window {
+    while peers[slot].sync.pullsInFlight < request.window {
       guard let block = bitmaps[slot].firstSet(from: BlockIndex(peers[slot].pullCursor)),
         block.offset.bytes < compared
       else {
@@ -61,7 +61,7 @@ extension Replica {
         from: block, limit: min(wanted, (compared - start) / blockSize))
       let range = ByteRange(start: start, end: min(start + blocks * blockSize, volumeBytes))
       peers[slot].pullCursor = block.value + blocks
-      peers[slot].pullsInFlight += 1
+      peers[slot].sync.pullsInFlight += 1
       var pull = Request(.resyncPull, .write, range, tag: 0)
       pull.peer = UInt8(slot)
       pull.connection = connection
@@ -123,17 +123,17 @@ extension Replica {
     let header = MessageHeader(
       .resyncAck, id: request.tag, offset: request.range.start, length: request.range.length)
     effects.push(.send(request.connection, header, .none))
-    peers[slot].pullsInFlight -= 1
+    peers[slot].sync.pullsInFlight -= 1
     pullMore(slot)
     flushForSyncDone(slot)
   }
 
   mutating func receivedSyncDone(_ slot: Int, _ report: StateReport) {
-    guard peers[slot].replication == .syncTarget, !peers[slot].syncDoneReceived,
+    guard peers[slot].replication == .syncTarget, !peers[slot].sync.doneReceived,
       !report.lineage.isEmpty
     else { return protocolViolation(slot, .syncDone) }
     reports[slot] = report
-    peers[slot].syncDoneReceived = true
+    peers[slot].sync.doneReceived = true
     flushForSyncDone(slot)
   }
 
@@ -143,13 +143,13 @@ extension Replica {
   mutating func flushForSyncDone(_ slot: Int) {
     // A pull for a block that a write has covered meanwhile is answered all the same.
     let isLeft =
-      peers[slot].pullsInFlight > 0 || peers[slot].comparesHere > 0
+      peers[slot].sync.pullsInFlight > 0 || peers[slot].comparesHere > 0
       || bitmaps[slot].setCount > 0
-    guard peers[slot].syncDoneReceived, peers[slot].replication == .syncTarget,
+    guard peers[slot].sync.doneReceived, peers[slot].replication == .syncTarget,
       !isLeft || options.sabotage == .finishEarly
     else { return }
     // One that was begun for a connection given up meanwhile has to end first.
-    guard peers[slot].syncDoneFlush == nil, peers[slot].adoptVersion == nil else { return }
+    guard peers[slot].syncDoneFlush == nil, peers[slot].sync.adoptVersion == nil else { return }
     if options.sabotage == .skipSyncDoneFlush { return takeOverContent(slot) }
     peers[slot].syncDoneFlush = beginFlush(.syncDoneFlush, peer: slot)
   }
@@ -170,7 +170,7 @@ extension Replica {
     crashed = false
     peers[slot].base = nil
     superblock = block
-    peers[slot].adoptVersion = changeSuperblock()
+    peers[slot].sync.adoptVersion = changeSuperblock()
     if options.sabotage == .upToDateBeforeDurable { become(disk: .upToDate) }
   }
 
@@ -237,7 +237,7 @@ extension Replica {
   /// Begins the end of the resync when no block is marked any more.
   mutating func finishSourceIfDone(_ slot: Int) {
     let isLast = bitmaps[slot].setCount == 0
-    guard peers[slot].replication == .syncSource, peers[slot].finishVersion == nil,
+    guard peers[slot].replication == .syncSource, peers[slot].sync.finishVersion == nil,
       isLast || options.sabotage == .finishEarly && bitmaps[slot].setCount == 1
     else { return }
     if options.sabotage != .keepBase { peers[slot].base = nil }
@@ -246,22 +246,22 @@ extension Replica {
       block.wasPrimary = isOrBecomesPrimary
       superblock = block
     }
-    peers[slot].finishVersion = changeSuperblock()
+    peers[slot].sync.finishVersion = changeSuperblock()
   }
 
   /// What waits for the superblock at the end of a resync, on both sides.
   mutating func continueFinishing(_ slot: Int) {
     guard let connection = peers[slot].connection else { return }
-    if let version = peers[slot].finishVersion, versionDurable >= version,
-      !peers[slot].syncDoneSent
+    if let version = peers[slot].sync.finishVersion, versionDurable >= version,
+      !peers[slot].sync.doneSent
     {
-      peers[slot].syncDoneSent = true
+      peers[slot].sync.doneSent = true
       sentReports[slot] = report(for: slot)
       effects.push(.sendControl(connection, .syncDone))
       expectAnswer(slot)
     }
-    if let version = peers[slot].adoptVersion, versionDurable >= version {
-      peers[slot].adoptVersion = nil
+    if let version = peers[slot].sync.adoptVersion, versionDurable >= version {
+      peers[slot].sync.adoptVersion = nil
       become(disk: .upToDate)
       become(slot, replication: .established)
       noteResyncDone(slot)
@@ -271,12 +271,12 @@ extension Replica {
   }
 
   mutating func receivedSyncDoneAck(_ slot: Int) {
-    guard peers[slot].syncDoneSent, peers[slot].replication == .syncSource else {
+    guard peers[slot].sync.doneSent, peers[slot].replication == .syncSource else {
       return protocolViolation(slot, .syncDoneAck)
     }
     gotAnswer(slot)
-    peers[slot].syncDoneSent = false
-    peers[slot].finishVersion = nil
+    peers[slot].sync.doneSent = false
+    peers[slot].sync.finishVersion = nil
     become(slot, peerDisk: .upToDate)
     become(slot, replication: .established)
     noteResyncDone(slot)

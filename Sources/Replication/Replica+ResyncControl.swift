@@ -159,7 +159,7 @@ extension Replica {
     else { return protocolViolation(slot, .resyncUnreadable) }
     gotAnswer(slot)
     remove(id)
-    peers[slot].pullsInFlight -= 1
+    peers[slot].sync.pullsInFlight -= 1
     peers[slot].wasRefusedBlocks = true
     pullMore(slot)
     flushForSyncDone(slot)
@@ -167,7 +167,7 @@ extension Replica {
 
   /// The target has asked for every marked block: `true` when it shall begin anew at once.
   mutating func beginsAnotherPass(_ slot: Int) -> Bool {
-    guard peers[slot].pullsInFlight == 0, bitmaps[slot].setCount > 0 else { return false }
+    guard peers[slot].sync.pullsInFlight == 0, bitmaps[slot].setCount > 0 else { return false }
     peers[slot].pullCursor = 0
     guard peers[slot].wasRefusedBlocks else { return true }
     guard peers[slot].pullsSingly else {
@@ -175,14 +175,14 @@ extension Replica {
       peers[slot].wasRefusedBlocks = false
       return true
     }
-    if peers[slot].retryPullsAt == .never {
-      peers[slot].retryPullsAt = now.advanced(milliseconds: Self.unreadableRetryMs)
+    if peers[slot].sync.retryPullsAt == .never {
+      peers[slot].sync.retryPullsAt = now.advanced(milliseconds: Self.unreadableRetryMs)
     }
     return false
   }
 
   mutating func retryPulls(_ slot: Int) {
-    peers[slot].retryPullsAt = .never
+    peers[slot].sync.retryPullsAt = .never
     peers[slot].wasRefusedBlocks = false
     pullMore(slot)
   }

@@ -335,7 +335,7 @@ extension Replica {
       }
     }
     requests[id].buffer = buffer
-    beginOnDisk(id)
+    awaitDisk(id)
     effects.push(.serve(id, request.range))
     return true
   }
@@ -489,7 +489,7 @@ extension Replica {
     let id = insert(serve)
     guard options.sabotage == .verifyWithoutLock else { return waiting.push(id) }
     requests[id].phase = .active
-    beginOnDisk(id)
+    awaitDisk(id)
     effects.push(.serve(id, serve.range))
   }
 

@@ -269,7 +269,7 @@ public struct Replica: ~Copyable {
   ///   - now: monotonic; never before an earlier step's.
   ///   - entropy: 64 random bits, new for every step.
   public mutating func step(_ event: Event, at now: Instant, entropy: UInt64) {
-    begin(now, entropy)
+    beginStep(now, entropy)
     switch event {
     case .submit(let request): submit(request)
     case .diskCompleted(let id, let result, let buffer): diskCompleted(id, result, buffer)
@@ -283,7 +283,7 @@ public struct Replica: ~Copyable {
     case .accepted(let connection, let node): acceptedConnection(connection, node)
     case .closed(let connection): connectionClosed(connection, .peerClosed)
     case .corrupted(let connection): connectionClosed(connection, .digestMismatch)
-    case .command(let command, let token): begin(command, token)
+    case .command(let command, let token): take(command, token)
     case .resyncOrder(let mustWait): orderResync(mustWait)
     case .undoEnded(let peer, let number, let outcome): undoEnded(peer, number, outcome)
     case .tick: tick()
@@ -301,7 +301,7 @@ public struct Replica: ~Copyable {
     _ connection: ConnectionID, _ header: MessageHeader, control: UnsafeRawBufferPointer,
     buffer: BufferID, at now: Instant, entropy: UInt64
   ) {
-    begin(now, entropy)
+    beginStep(now, entropy)
     unsafe received(connection, header, control, buffer)
     finishStep()
   }
@@ -313,7 +313,7 @@ public struct Replica: ~Copyable {
   }
 
   /// What every step begins with.
-  mutating func begin(_ now: Instant, _ entropy: UInt64) {
+  mutating func beginStep(_ now: Instant, _ entropy: UInt64) {
     self.now = now
     self.entropy = entropy
     log.clockMs = UInt32(truncatingIfNeeded: now.nanoseconds / 1_000_000)
