@@ -7,10 +7,10 @@ import Wire
 
 extension NodeLoop {
   func log(_ slot: Int, _ note: Note) {
-    guard let volume = unsafe volumes[slot] else { return }
-    let name = unsafe volume.pointee.configuration.name
+    guard let box = volumes[slot] else { return }
+    let name = box.volume.configuration.name
     func peer(_ index: Int) -> String {
-      unsafe "\(name) \(volume.pointee.peerHosts[index].name)"
+      "\(name) \(box.volume.peerHosts[index].name)"
     }
     switch note {
     case .role(let from, let to):
@@ -45,7 +45,7 @@ extension NodeLoop {
       options.log(.info, "\(peer(index)): Resync done (\(blocks * blockSize / 1024) KiB)")
       logEqual(peer(index), blocks, equal)
     case .resyncPaused(let index):
-      let state = unsafe volume.pointee.replica.status(ofPeer: index)
+      let state = box.volume.replica.status(ofPeer: index)
       options.log(.info, "\(peer(index)): resync-suspended( \(state.resyncSuspended) )")
     case .verifyStarted(let index, _), .outOfSync(let index, _), .repaired(let index, _),
       .verifyEnded(let index, _):

@@ -10,7 +10,7 @@ extension NodeLoop {
   mutating func subscribe(_ sink: EventSink) {
     let reply = ControlReply(
       status: (0..<volumeEnd).compactMap { slot in
-        guard let volume = unsafe volumes[slot], unsafe !volume.pointee.isLeaving else {
+        guard let box = volumes[slot], !box.volume.isLeaving else {
           return nil
         }
         return status(of: slot)
@@ -42,7 +42,7 @@ extension NodeLoop {
   }
 
   private func line(_ slot: Int, _ note: Note) -> String? {
-    let name = unsafe volumes[slot]?.pointee.configuration.name ?? ""
+    let name = volumes[slot]?.volume.configuration.name ?? ""
     switch note {
     case .role(_, let new): return "change resource name:\(name) role:\(new.statusName.rawValue)"
     case .disk(_, let new):
@@ -62,7 +62,7 @@ extension NodeLoop {
       return "change peer-device \(key(slot, peer)) volume:0"
         + quotedItem("decision", decision.text)
     case .handler(let peer, let call):
-      guard unsafe volumes[slot]?.pointee.configuration.handlers[call.name] != nil else {
+      guard volumes[slot]?.volume.configuration.handlers[call.name] != nil else {
         return nil
       }
       return "call helper \(helperKey(slot, peer, call))"
@@ -86,8 +86,8 @@ extension NodeLoop {
 
   /// A resync goes on, or rests, and on whose wish.
   private func pauseLine(_ slot: Int, _ peer: Int) -> String? {
-    guard let volume = unsafe volumes[slot] else { return nil }
-    let state = unsafe volume.pointee.replica.status(ofPeer: peer)
+    guard let box = volumes[slot] else { return nil }
+    let state = box.volume.replica.status(ofPeer: peer)
     return "change peer-device \(key(slot, peer)) volume:0 "
       + "replication:\(state.statusName.rawValue) resync-suspended:\(state.resyncSuspended)"
   }
@@ -97,9 +97,9 @@ extension NodeLoop {
   }
 
   private func key(_ slot: Int, _ peer: Int) -> String {
-    guard let volume = unsafe volumes[slot] else { return "" }
-    let name = unsafe volume.pointee.configuration.name
-    let host = unsafe volume.pointee.peerHosts[peer]
+    guard let box = volumes[slot] else { return "" }
+    let name = box.volume.configuration.name
+    let host = box.volume.peerHosts[peer]
     return "name:\(name) peer-node-id:\(host.nodeID.value) conn-name:\(host.name)"
   }
 }

@@ -12,13 +12,13 @@ extension NodeLoop {
     switch note {
     case .handler(let peer, let call): callHandler(slot, peer, call)
     case .mustGiveWay(let peer):
-      guard let volume = unsafe volumes[slot] else { return }
+      guard let box = volumes[slot] else { return }
       let token = register(.silent, slot) { _ in }
-      unsafe volume.pointee.step(
+      box.volume.step(
         .command(.giveWay(peer: peer, heldOpen: isOpen(slot)), token: token), &reactor, &server)
     case .disk(_, .failed):
-      guard let volume = unsafe volumes[slot],
-        unsafe volume.pointee.configuration.disk.onIOError == .callLocalIOError
+      guard let box = volumes[slot],
+        box.volume.configuration.disk.onIOError == .callLocalIOError
       else { return }
       handlerIsDue(slot, 0, .localIOError)
     case .replication(let peer, .syncTarget, .established):
@@ -37,11 +37,11 @@ extension NodeLoop {
   }
 
   private func callHandler(_ slot: Int, _ peer: Int, _ call: HandlerCall) {
-    guard let volume = unsafe volumes[slot] else { return }
-    let configuration = unsafe volume.pointee.configuration
+    guard let box = volumes[slot] else { return }
+    let configuration = box.volume.configuration
     guard let command = configuration.handlers[call.name] else { return }
-    let host = unsafe volume.pointee.host
-    let peerHost = unsafe volume.pointee.peerHosts[peer]
+    let host = box.volume.host
+    let peerHost = box.volume.peerHosts[peer]
     let name = configuration.name
     let mailbox = mailbox
     options.runHandler(
@@ -79,11 +79,11 @@ extension NodeLoop {
   mutating func handlerEnded(
     _ resource: String, _ peer: Int, _ call: HandlerCall, _ status: Int32
   ) {
-    guard let slot = slot(of: resource), let volume = unsafe volumes[slot] else { return }
+    guard let slot = slot(of: resource), let box = volumes[slot] else { return }
     publishHandlerEnd(slot, peer, call, status)
     guard call == .beforeResyncTarget else { return }
     let token = register(.silent, slot) { _ in }
-    unsafe volume.pointee.step(
+    box.volume.step(
       .command(.resyncAllowed(peer: peer, status == 0), token: token), &reactor, &server)
   }
 }

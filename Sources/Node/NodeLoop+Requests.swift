@@ -52,8 +52,8 @@ extension NodeLoop {
   /// The slot of a resource that is up.
   func slot(of name: String) -> Int? {
     for slot in 0..<volumeEnd {
-      guard let volume = unsafe volumes[slot] else { continue }
-      if unsafe volume.pointee.configuration.name == name, unsafe !volume.pointee.isLeaving {
+      guard let box = volumes[slot] else { continue }
+      if box.volume.configuration.name == name, !box.volume.isLeaving {
         return slot
       }
     }
@@ -63,7 +63,7 @@ extension NodeLoop {
   private mutating func command(
     _ request: ControlRequest, _ slot: Int, _ handler: @escaping ReplyHandler
   ) {
-    guard let volume = unsafe volumes[slot] else { return }
+    guard let box = volumes[slot] else { return }
     switch request.command {
     case .down: down(slot, handler)
     case .attach: attach(request, slot, handler)
@@ -71,15 +71,15 @@ extension NodeLoop {
     case .connect:
       give(request.connectCommand, slot, handler)
     case .explainDiscard:
-      handler(ControlReply(standardOutput: unsafe volume.pointee.discardLines()))
+      handler(ControlReply(standardOutput: box.volume.discardLines()))
     case .disconnect:
-      unsafe volume.pointee.mustConnect = false
+      box.volume.mustConnect = false
       give(.disconnect, slot, handler)
     case .primary:
-      unsafe volume.pointee.wantsPrimary = false
+      box.volume.wantsPrimary = false
       give(.primary(force: request.force), slot, handler)
     case .secondary:
-      unsafe volume.pointee.wantsPrimary = false
+      box.volume.wantsPrimary = false
       give(.secondary(heldOpen: isOpen(slot)), slot, handler)
     case .invalidate: give(.invalidate, slot, handler)
     case .verify: verify(request.verify ?? VerifyRequest(), slot, handler)
@@ -91,7 +91,7 @@ extension NodeLoop {
       guard let configuration = request.configuration, configuration.isSound else {
         return handler(ControlReply(refusing: .invalidRequest, object: request.resource ?? ""))
       }
-      unsafe volume.pointee.changeOptions(to: configuration, for: request.command)
+      box.volume.changeOptions(to: configuration, for: request.command)
       handler(ControlReply())
     case .status, .show, .events, .up: preconditionFailure("handled before")
     }
@@ -101,9 +101,9 @@ extension NodeLoop {
   private mutating func attach(
     _ request: ControlRequest, _ slot: Int, _ handler: @escaping ReplyHandler
   ) {
-    guard let volume = unsafe volumes[slot] else { return }
+    guard let box = volumes[slot] else { return }
     if let configuration = request.configuration {
-      guard configuration.isSound, unsafe volume.pointee.takeDisk(of: configuration) else {
+      guard configuration.isSound, box.volume.takeDisk(of: configuration) else {
         return handler(
           ControlReply(
             refusing: Control.Refusal.invalidRequest.with(
@@ -112,20 +112,20 @@ extension NodeLoop {
       }
     }
     let token = register(.plain, slot, handler)
-    unsafe volume.pointee.beginAttach(token, &reactor)
+    box.volume.beginAttach(token, &reactor)
   }
 
   /// Gives the core a command; its answer goes to the handler.
   mutating func give(
     _ command: Command, _ slot: Int, _ handler: @escaping ReplyHandler
   ) {
-    guard let volume = unsafe volumes[slot] else { return }
+    guard let box = volumes[slot] else { return }
     let token = register(.plain, slot, handler)
-    unsafe volume.pointee.step(.command(command, token: token), &reactor, &server)
+    box.volume.step(.command(command, token: token), &reactor, &server)
   }
 
   func isOpen(_ slot: Int) -> Bool {
-    guard let volume = unsafe volumes[slot], let export = unsafe volume.pointee.exportSlot else {
+    guard let box = volumes[slot], let export = box.volume.exportSlot else {
       return false
     }
     return server.openClientCount(export) > 0
@@ -142,7 +142,7 @@ extension NodeLoop {
 
   /// What `status` shows of a volume.
   func status(of slot: Int) -> ResourceStatus? {
-    unsafe volumes[slot]?.pointee.status(
+    volumes[slot]?.volume.status(
       engine: reactor.engineDescription, isOpen: isOpen(slot), now: reactor.now)
   }
 
@@ -150,15 +150,15 @@ extension NodeLoop {
     let slots = slots(for: request)
     if let missing = refusal(of: request, slots) { return missing }
     return ControlReply(
-      configurations: slots.compactMap { unsafe volumes[$0]?.pointee.configuration })
+      configurations: slots.compactMap { volumes[$0]?.volume.configuration })
   }
 
   /// The volumes that a query is about: the one it names, or all that are up.
   private func slots(for request: ControlRequest) -> [Int] {
     if let name = request.resource { return slot(of: name).map { [$0] } ?? [] }
     return (0..<volumeEnd).filter { slot in
-      guard let volume = unsafe volumes[slot] else { return false }
-      return unsafe !volume.pointee.isLeaving
+      guard let box = volumes[slot] else { return false }
+      return !box.volume.isLeaving
     }
   }
 
@@ -173,8 +173,8 @@ extension NodeLoop {
   /// Whether the volume of that name was taken down and its disk has not let go of everything.
   private func isStillLeaving(_ name: String) -> Bool {
     for slot in 0..<volumeEnd {
-      guard let volume = unsafe volumes[slot], unsafe volume.pointee.isLeaving else { continue }
-      if unsafe volume.pointee.configuration.name == name { return true }
+      guard let box = volumes[slot], box.volume.isLeaving else { continue }
+      if box.volume.configuration.name == name { return true }
     }
     return false
   }
@@ -206,7 +206,7 @@ extension NodeLoop {
             "it is still being taken down; try again"), object: name))
     }
     var free: Int?
-    for slot in unsafe (0..<volumes.count).reversed() where unsafe volumes[slot] == nil {
+    for slot in (0..<volumes.count).reversed() where volumes[slot] == nil {
       free = slot
     }
     guard let slot = free else {
@@ -222,12 +222,12 @@ extension NodeLoop {
         ControlReply(
           refusing: Refusal.localAddressInUse.with("\(error)"), object: name))
     }
-    guard let volume = unsafe volumes[slot] else { return }
-    unsafe volume.pointee.wantsPrimary = wantsPrimary
-    unsafe volume.pointee.startAccepting(&reactor)
+    guard let box = volumes[slot] else { return }
+    box.volume.wantsPrimary = wantsPrimary
+    box.volume.startAccepting(&reactor)
     publish("create", slot)
     let token = register(.upAttach, slot, handler)
-    unsafe volume.pointee.beginAttach(token, &reactor)
+    box.volume.beginAttach(token, &reactor)
   }
 
   private mutating func makeVolume(
@@ -258,24 +258,22 @@ extension NodeLoop {
       reactor.now.nanoseconds / 1_000_000_000)
     replica.unixSecondsAtZero = isBefore ? 0 : atZero
     seed = seed &* 6_364_136_223_846_793_005 &+ UInt64(slot) &+ 1
-    let memory = UnsafeMutablePointer<Volume>.allocate(capacity: 1)
-    unsafe memory.initialize(
-      to: Volume(
+    volumes[slot] = VolumeBox(
+      Volume(
         index: slot, configuration: configuration, node: options.node, listener: listener,
         options: replica, peerAddresses: addresses, seed: seed))
-    unsafe volumes[slot] = memory
     volumeEnd = max(volumeEnd, slot + 1)
   }
 
   private mutating func down(_ slot: Int, _ handler: @escaping ReplyHandler) {
-    guard let volume = unsafe volumes[slot] else { return }
+    guard let box = volumes[slot] else { return }
     guard !isOpen(slot) else {
-      let name = unsafe volume.pointee.configuration.name
+      let name = box.volume.configuration.name
       return handler(
         ControlReply(refusing: Refusal.heldOpen.with("failed to demote"), object: name))
     }
     let token = register(.down, slot, handler)
-    unsafe volume.pointee.step(.command(.shutdown, token: token), &reactor, &server)
+    box.volume.step(.command(.shutdown, token: token), &reactor, &server)
   }
 
   private mutating func terminate(_ handler: @escaping ReplyHandler) {
@@ -290,11 +288,11 @@ extension NodeLoop {
 
   /// Asks a volume to end cleanly.
   private mutating func shutDown(_ slot: Int) {
-    guard let volume = unsafe volumes[slot], unsafe !volume.pointee.isLeaving else { return }
-    unsafe volume.pointee.wantsPrimary = false
-    unsafe volume.pointee.wantsShutdown = false
+    guard let box = volumes[slot], !box.volume.isLeaving else { return }
+    box.volume.wantsPrimary = false
+    box.volume.wantsShutdown = false
     let token = register(.terminate, slot) { _ in }
-    unsafe volume.pointee.step(.command(.shutdown, token: token), &reactor, &server)
+    box.volume.step(.command(.shutdown, token: token), &reactor, &server)
   }
 
   mutating func finishTerminating() {
@@ -315,35 +313,35 @@ extension NodeLoop {
     resolveReply(token, result)
     guard isTerminating else { return }
     for slot in 0..<volumeEnd {
-      guard let volume = unsafe volumes[slot], unsafe volume.pointee.wantsShutdown else { continue }
-      if unsafe !volume.pointee.replica.hasCommand { shutDown(slot) }
+      guard let box = volumes[slot], box.volume.wantsShutdown else { continue }
+      if !box.volume.replica.hasCommand { shutDown(slot) }
     }
   }
 
   /// The end of `up`: the core is told to connect, and again when a command that was under way then
   /// has ended.
   private mutating func connect(_ slot: Int) {
-    guard let volume = unsafe volumes[slot] else { return }
-    unsafe volume.pointee.mustConnect = false
+    guard let box = volumes[slot] else { return }
+    box.volume.mustConnect = false
     let token = register(.upConnect, slot) { _ in }
-    unsafe volume.pointee.step(.command(.connect, token: token), &reactor, &server)
+    box.volume.step(.command(.connect, token: token), &reactor, &server)
   }
 
   mutating func connectIfDue(_ slot: Int) {
-    guard let volume = unsafe volumes[slot], unsafe volume.pointee.mustConnect,
-      unsafe !volume.pointee.isLeaving, unsafe !volume.pointee.replica.hasCommand
+    guard let box = volumes[slot], box.volume.mustConnect,
+      !box.volume.isLeaving, !box.volume.replica.hasCommand
     else { return }
     connect(slot)
   }
 
   private mutating func resolveReply(_ token: UInt64, _ result: CommandResult) {
     guard let reply = pending.removeValue(forKey: token),
-      let volume = unsafe volumes[reply.volume]
+      let box = volumes[reply.volume]
     else { return }
-    let name = unsafe volume.pointee.configuration.name
+    let name = box.volume.configuration.name
     switch (reply.kind, result) {
     case (.plain, .done), (.silent, .done), (.upConnect, .done): reply.handler(ControlReply())
-    case (.upConnect, .refused(.transient)): unsafe volume.pointee.mustConnect = true
+    case (.upConnect, .refused(.transient)): box.volume.mustConnect = true
     case (.upAttach, .done):
       reply.handler(ControlReply())
       connect(reply.volume)
@@ -354,11 +352,11 @@ extension NodeLoop {
     case (.terminate, .done): leave(reply.volume, ControlReply(), reply.handler)
     case (.terminate, .refused(.transient)):
       // The command that is under way ends within its own time.
-      unsafe volume.pointee.wantsShutdown = true
+      box.volume.wantsShutdown = true
     case (.terminate, .refused(let refusal)):
       // It stays dirty on disk: that is what it is.
       options.log(.error, "\(name): could not be left cleanly: \(refusal.text)")
-      unsafe volume.pointee.couldNotLeave = true
+      box.volume.couldNotLeave = true
     case (.silent, .refused(let refusal)), (.upConnect, .refused(let refusal)):
       options.log(.warning, "\(name): \(refusal.text)")
     case (.plain, .refused(let refusal)), (.down, .refused(let refusal)):
@@ -375,28 +373,28 @@ extension NodeLoop {
   private mutating func leave(
     _ slot: Int, _ reply: ControlReply, _ handler: @escaping ReplyHandler
   ) {
-    guard let volume = unsafe volumes[slot] else { return handler(reply) }
+    guard let box = volumes[slot] else { return handler(reply) }
     publish("destroy", slot)
     let deadline = reactor.now.advanced(milliseconds: Self.farewellMs)
     farewells[slot] = Farewell(reply: reply, deadline: deadline, handler: handler)
-    if let export = unsafe volume.pointee.exportSlot {
+    if let export = box.volume.exportSlot {
       // Who came while the volume was being left must not stay with an export that is gone.
       server.closeSessions(of: export, reactor: &reactor)
-      _ = server.removeExport(named: unsafe volume.pointee.configuration.name)
+      _ = server.removeExport(named: box.volume.configuration.name)
     }
-    unsafe volume.pointee.isLeaving = true
-    unsafe volume.pointee.stopAccepting(&reactor)
-    unsafe volume.pointee.stopDialing(&reactor)
-    unsafe volume.pointee.expireGreetings(all: true, &reactor, &server)
-    unsafe volume.pointee.detachDisk(&reactor)
+    box.volume.isLeaving = true
+    box.volume.stopAccepting(&reactor)
+    box.volume.stopDialing(&reactor)
+    box.volume.expireGreetings(all: true, &reactor, &server)
+    box.volume.detachDisk(&reactor)
   }
 
   mutating func attachFailed(_ token: UInt64, _ failure: AttachFailure) {
     guard let reply = pending.removeValue(forKey: token),
-      let volume = unsafe volumes[reply.volume]
+      let box = volumes[reply.volume]
     else { return }
-    let name = unsafe volume.pointee.configuration.name
-    if case .upAttach = reply.kind, unsafe !volume.pointee.isLeaving {
+    let name = box.volume.configuration.name
+    if case .upAttach = reply.kind, !box.volume.isLeaving {
       leave(reply.volume, failure.reply(name), reply.handler)
     } else {
       reply.handler(failure.reply(name))

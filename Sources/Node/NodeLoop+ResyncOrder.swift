@@ -17,16 +17,16 @@ extension NodeLoop {
   mutating func orderResyncs() {
     if options.resyncLimit > 0 { giveResyncTurns() }
     for slot in 0..<volumeEnd {
-      guard let volume = unsafe volumes[slot] else { continue }
-      let waits = unsafe volume.pointee.replica.waitsForResync
-      let hasNoTurn = unsafe options.resyncLimit > 0 && !volume.pointee.hasResyncTurn
+      guard let box = volumes[slot] else { continue }
+      let waits = box.volume.replica.waitsForResync
+      let hasNoTurn = options.resyncLimit > 0 && !box.volume.hasResyncTurn
       // All but a few resources follow none: no name is looked at for them.
-      guard unsafe waits || hasNoTurn || volume.pointee.configuration.disk.resyncAfter != nil
+      guard waits || hasNoTurn || box.volume.configuration.disk.resyncAfter != nil
       else { continue }
-      let isNotItsTurn = unsafe hasNoTurn && volume.pointee.isTarget
+      let isNotItsTurn = hasNoTurn && box.volume.isTarget
       let mustWait = isNotItsTurn || mustWait(slot)
       guard waits != mustWait else { continue }
-      unsafe volume.pointee.step(.resyncOrder(mustWait: mustWait), &reactor, &server)
+      box.volume.step(.resyncOrder(mustWait: mustWait), &reactor, &server)
     }
   }
 
@@ -34,18 +34,18 @@ extension NodeLoop {
   private mutating func giveResyncTurns() {
     var taken = 0
     for slot in 0..<volumeEnd {
-      guard let volume = unsafe volumes[slot], unsafe volume.pointee.hasResyncTurn else { continue }
-      if unsafe volume.pointee.wantsTurn, !mustWait(slot) {
+      guard let box = volumes[slot], box.volume.hasResyncTurn else { continue }
+      if box.volume.wantsTurn, !mustWait(slot) {
         taken += 1
       } else {
-        unsafe volume.pointee.hasResyncTurn = false
+        box.volume.hasResyncTurn = false
       }
     }
     for slot in 0..<volumeEnd where taken < options.resyncLimit {
-      guard let volume = unsafe volumes[slot],
-        unsafe !volume.pointee.hasResyncTurn && volume.pointee.wantsTurn, !mustWait(slot)
+      guard let box = volumes[slot],
+        !box.volume.hasResyncTurn && box.volume.wantsTurn, !mustWait(slot)
       else { continue }
-      unsafe volume.pointee.hasResyncTurn = true
+      box.volume.hasResyncTurn = true
       taken += 1
     }
   }
@@ -54,11 +54,11 @@ extension NodeLoop {
     var current = slot
     // A running node may have taken over the files of a circle one by one: it is followed once.
     for _ in 0..<volumeEnd {
-      guard let volume = unsafe volumes[current],
-        let name = unsafe volume.pointee.configuration.disk.resyncAfter,
-        let next = self.slot(of: name), next != slot, let before = unsafe volumes[next]
+      guard let box = volumes[current],
+        let name = box.volume.configuration.disk.resyncAfter,
+        let next = self.slot(of: name), next != slot, let before = volumes[next]
       else { return false }
-      if unsafe before.pointee.wantsToResync { return true }
+      if before.volume.wantsToResync { return true }
       current = next
     }
     return false

@@ -12,10 +12,10 @@ import Wire
 extension NodeLoop {
   /// Starts to keep what the core is about to give up. The answer comes by the mailbox.
   mutating func keepUndo(_ slot: Int, _ peer: Int, _ number: UInt64) {
-    guard let volume = unsafe volumes[slot] else { return }
-    let name = unsafe volume.pointee.configuration.name
-    guard let plan = unsafe volume.pointee.undoPlan(peer, unixSeconds()),
-      let disk = unsafe volume.pointee.disk?.dataDescriptor
+    guard let box = volumes[slot] else { return }
+    let name = box.volume.configuration.name
+    guard let plan = box.volume.undoPlan(peer, unixSeconds()),
+      let disk = box.volume.disk?.dataDescriptor
     else { return undoFailed(slot, peer, number, "the disk is gone") }
     // The lock on the disk is the open file's: it is held until both descriptors are closed.
     let source = fcntl(disk, F_DUPFD_CLOEXEC, 0)
@@ -24,8 +24,8 @@ extension NodeLoop {
         slot, peer, number, "\(SystemError(call: "fcntl", errno: errno, path: nil))")
     }
     let cancellation = UndoCancellation()
-    unsafe volume.pointee.undo?.cancel()
-    unsafe volume.pointee.undo = cancellation
+    box.volume.undo?.cancel()
+    box.volume.undo = cancellation
     options.log(.info, "\(name): keeping what will be discarded")
     let mailbox = mailbox
     let thread = Thread {
@@ -44,15 +44,15 @@ extension NodeLoop {
   }
 
   private mutating func undoFailed(_ slot: Int, _ peer: Int, _ number: UInt64, _ why: String) {
-    guard let volume = unsafe volumes[slot] else { return }
-    options.log(.error, "\(unsafe volume.pointee.configuration.name): undo file: \(why)")
-    unsafe volume.pointee.step(
+    guard let box = volumes[slot] else { return }
+    options.log(.error, "\(box.volume.configuration.name): undo file: \(why)")
+    box.volume.step(
       .undoEnded(peer: peer, number: number, .failed), &reactor, &server)
   }
 
   mutating func undoEnded(_ resource: String, _ peer: Int, _ number: UInt64, _ result: UndoResult) {
-    guard let slot = slot(of: resource), let volume = unsafe volumes[slot],
-      unsafe volume.pointee.replica.awaitsUndo(number, peer: peer)
+    guard let slot = slot(of: resource), let box = volumes[slot],
+      box.volume.replica.awaitsUndo(number, peer: peer)
     else {
       // The data may have changed while it was read, and nothing was given up for it.
       guard let path = result.path else { return }
@@ -61,10 +61,10 @@ extension NodeLoop {
       thread.start()
       return
     }
-    unsafe volume.pointee.undo = nil
+    box.volume.undo = nil
     options.log(
       result.outcome == .kept ? .info : .error, "\(resource): undo file: \(result.text)")
-    unsafe volume.pointee.step(
+    box.volume.step(
       .undoEnded(peer: peer, number: number, result.outcome), &reactor, &server)
   }
 }

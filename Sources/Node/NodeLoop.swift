@@ -37,8 +37,8 @@ struct NodeLoop: ~Copyable {
   let mailbox: Mailbox<NodeMessage>
   var reactor: Reactor
   var server: NBDServer
-  /// Volumes by slot; memory is stable, so that no event copies one.
-  var volumes: FixedArray<UnsafeMutablePointer<Volume>?>
+  /// Volumes by slot.
+  var volumes: FixedArray<VolumeBox?>
   /// One past the highest slot in use: a turn looks at no more.
   var volumeEnd = 0
   /// Which volume an export belongs to, by export slot.
@@ -77,7 +77,7 @@ struct NodeLoop: ~Copyable {
     self.options = options
     self.mailbox = mailbox
     self.reactor = reactor
-    unsafe volumes = unsafe FixedArray(count: Self.volumeLimit) { _ in nil }
+    volumes = FixedArray(count: Self.volumeLimit) { _ in nil }
     seed = options.instance
     var limits = NBDServerOptions()
     limits.piecesMax = Self.clientRequestLimit
@@ -102,9 +102,9 @@ struct NodeLoop: ~Copyable {
     var deadline = min(server.nextDeadline, terminateBy)
     for farewell in farewells.values { deadline = min(deadline, farewell.deadline) }
     for slot in 0..<volumeEnd {
-      guard let volume = unsafe volumes[slot] else { continue }
-      deadline = min(deadline, unsafe volume.pointee.nextDeadline)
-      if unsafe volume.pointee.isStarved {
+      guard let box = volumes[slot] else { continue }
+      deadline = min(deadline, box.volume.nextDeadline)
+      if box.volume.isStarved {
         deadline = min(deadline, reactor.now.advanced(milliseconds: Self.starvedMs))
       }
     }
@@ -118,12 +118,12 @@ struct NodeLoop: ~Copyable {
       for message in mailbox.drain() { handle(message) }
     case .completion(let tag, let result):
       let tag = NodeTag(tag)
-      guard let volume = unsafe volumes[tag.volume] else { return }
-      unsafe volume.pointee.completed(tag, result, &reactor, &server)
+      guard let box = volumes[tag.volume] else { return }
+      box.volume.completed(tag, result, &reactor, &server)
     case .received(_, let tag), .payload(_, let tag), .drained(_, let tag), .closed(_, let tag, _):
       let tag = NodeTag(tag)
-      guard let volume = unsafe volumes[tag.volume] else { return }
-      unsafe volume.pointee.streamEvent(event, tag, &reactor, &server)
+      guard let box = volumes[tag.volume] else { return }
+      box.volume.streamEvent(event, tag, &reactor, &server)
     }
   }
 
@@ -134,22 +134,22 @@ struct NodeLoop: ~Copyable {
       if request.operation == .read { reads += 1 }
       let slot = volumeOfExport[Int(request.export.value)]
       // Never to another volume that has taken the slot.
-      guard let volume = unsafe volumes[slot],
-        unsafe volume.pointee.exportSlot == request.export && !volume.pointee.isLeaving
+      guard let box = volumes[slot],
+        box.volume.exportSlot == request.export && !box.volume.isLeaving
       else {
         server.complete(request.tag, error: ESHUTDOWN, reactor: &reactor)
         continue
       }
-      unsafe volume.pointee.submit(request, &reactor, &server)
+      box.volume.submit(request, &reactor, &server)
     }
   }
 
   private mutating func tick() {
     server.tick(reactor: &reactor)
     for slot in 0..<volumeEnd {
-      guard let volume = unsafe volumes[slot] else { continue }
-      unsafe volume.pointee.tick(&reactor, &server)
-      unsafe volume.pointee.retryStarved(&reactor, &server)
+      guard let box = volumes[slot] else { continue }
+      box.volume.tick(&reactor, &server)
+      box.volume.retryStarved(&reactor, &server)
     }
   }
 
@@ -158,37 +158,37 @@ struct NodeLoop: ~Copyable {
     while let notice = server.nextNotice() { options.log(.info, "nbd: \(notice)") }
     orderResyncs()
     for slot in 0..<volumeEnd {
-      guard let volume = unsafe volumes[slot] else { continue }
-      if unsafe volume.pointee.needsAttention {
+      guard let box = volumes[slot] else { continue }
+      if box.volume.needsAttention {
         handleReports(slot)
         updateExport(slot)
         takeUpPrimary(slot)
       }
-      if unsafe volume.pointee.isLeaving { forgetIfIdle(slot) }
+      if box.volume.isLeaving { forgetIfIdle(slot) }
     }
     if !farewells.isEmpty { sayFarewells() }
     if isTerminating { finishTerminating() }
   }
 
   private mutating func handleReports(_ slot: Int) {
-    guard let volume = unsafe volumes[slot] else { return }
+    guard let box = volumes[slot] else { return }
     // What follows from one may make another, and no event has to come after it.
-    while unsafe !volume.pointee.reports.isEmpty {
-      let reports = unsafe volume.pointee.reports
-      unsafe volume.pointee.reports.removeAll(keepingCapacity: true)
+    while !box.volume.reports.isEmpty {
+      let reports = box.volume.reports
+      box.volume.reports.removeAll(keepingCapacity: true)
       for report in reports { handle(slot, report) }
     }
   }
 
   private mutating func handle(_ slot: Int, _ report: VolumeReport) {
-    guard let volume = unsafe volumes[slot] else { return }
+    guard let box = volumes[slot] else { return }
     switch report {
     case .note(let note):
       log(slot, note)
       publish(slot, note)
       callHandlers(slot, note)
     case .warning(let text):
-      options.log(.warning, "\(unsafe volume.pointee.configuration.name): \(text)")
+      options.log(.warning, "\(box.volume.configuration.name): \(text)")
     case .reply(let token, let result):
       resolve(token, result)
       connectIfDue(slot)
@@ -199,16 +199,16 @@ struct NodeLoop: ~Copyable {
 
   /// Tells the NBD server whether clients may use the volume now.
   mutating func updateExport(_ slot: Int) {
-    guard let volume = unsafe volumes[slot], unsafe !volume.pointee.isLeaving else { return }
-    let isWritable = unsafe volume.pointee.replica.isWritable
-    let name = unsafe volume.pointee.configuration.name
-    if unsafe volume.pointee.exportSlot != nil,
-      unsafe volume.pointee.isExportedWritable == isWritable
+    guard let box = volumes[slot], !box.volume.isLeaving else { return }
+    let isWritable = box.volume.replica.isWritable
+    let name = box.volume.configuration.name
+    if box.volume.exportSlot != nil,
+      box.volume.isExportedWritable == isWritable
     {
       return
     }
-    let size = unsafe volume.pointee.replica.exposedBytes
-    let reason = unsafe volume.pointee.refusalReason
+    let size = box.volume.replica.exposedBytes
+    let reason = box.volume.refusalReason
     let described = NBDExport(
       name: name, sizeBytes: size, state: isWritable ? .writable : .refused(reason: reason))
     guard let export = server.setExport(described) else {
@@ -217,44 +217,43 @@ struct NodeLoop: ~Copyable {
     }
     while volumeOfExport.count <= Int(export.value) { volumeOfExport.append(0) }
     volumeOfExport[Int(export.value)] = slot
-    unsafe volume.pointee.exportSlot = export
-    unsafe volume.pointee.isExportedWritable = isWritable
+    box.volume.exportSlot = export
+    box.volume.isExportedWritable = isWritable
   }
 
   /// Takes the Primary role again after a crash, once the peer has confirmed that nobody else has
   /// it or wrote meanwhile, and that this node has every acknowledged write.
   private mutating func takeUpPrimary(_ slot: Int) {
-    guard let volume = unsafe volumes[slot], unsafe volume.pointee.wantsPrimary else { return }
-    switch unsafe volume.pointee.primaryIsSafe {
-    case .no: unsafe volume.pointee.wantsPrimary = false
+    guard let box = volumes[slot], box.volume.wantsPrimary else { return }
+    switch box.volume.primaryIsSafe {
+    case .no: box.volume.wantsPrimary = false
     case .notYet: return
     case .yes:
-      unsafe volume.pointee.wantsPrimary = false
+      box.volume.wantsPrimary = false
       let token = register(.silent, slot) { _ in }
-      unsafe volume.pointee.step(
+      box.volume.step(
         .command(.primary(force: false), token: token), &reactor, &server)
     }
   }
 
   /// Frees a volume that was taken down, when the kernel has let go of everything.
   private mutating func forgetIfIdle(_ slot: Int) {
-    guard let volume = unsafe volumes[slot], unsafe volume.pointee.isIdle else { return }
+    guard let box = volumes[slot], box.volume.isIdle else { return }
     // Whoever asks for something in the last moment is told so.
-    let name = unsafe volume.pointee.configuration.name
+    let name = box.volume.configuration.name
     for (token, reply) in pending where reply.volume == slot {
       pending[token] = nil
       reply.handler(ControlReply(refusing: .unknownResource, object: name))
     }
-    unsafe volume.deinitialize(count: 1)
-    unsafe volume.deallocate()
-    unsafe volumes[slot] = nil
-    while volumeEnd > 0, unsafe volumes[volumeEnd - 1] == nil { volumeEnd -= 1 }
+    box.free()
+    volumes[slot] = nil
+    while volumeEnd > 0, volumes[volumeEnd - 1] == nil { volumeEnd -= 1 }
   }
 
   /// Gives the answers that waited for volumes to be gone, or have waited long enough.
   private mutating func sayFarewells() {
     for (slot, farewell) in farewells {
-      guard unsafe volumes[slot] == nil || reactor.now >= farewell.deadline else { continue }
+      guard volumes[slot] == nil || reactor.now >= farewell.deadline else { continue }
       farewells[slot] = nil
       farewell.handler(farewell.reply)
     }
@@ -262,8 +261,8 @@ struct NodeLoop: ~Copyable {
 
   func finishedVolumes() -> Bool {
     for slot in 0..<volumeEnd {
-      guard let volume = unsafe volumes[slot] else { continue }
-      guard unsafe volume.pointee.couldNotLeave else { return false }
+      guard let box = volumes[slot] else { continue }
+      guard box.volume.couldNotLeave else { return false }
     }
     return true
   }

@@ -93,13 +93,13 @@ extension NodeLoop {
   mutating func verify(
     _ request: VerifyRequest, _ slot: Int, _ handler: @escaping ReplyHandler
   ) {
-    guard let volume = unsafe volumes[slot] else { return }
+    guard let box = volumes[slot] else { return }
     var plan = VerifyPlan()
     plan.start = request.start ?? 0
     plan.stop = request.stop ?? .max
     plan.onlyMarked = request.onlyMarked ?? false
     if let source = request.repairFrom {
-      let configuration = unsafe volume.pointee.configuration
+      let configuration = box.volume.configuration
       guard configuration.host(named: source) != nil else {
         let names = configuration.hosts.map(\.name).joined(separator: ", ")
         return handler(
@@ -109,13 +109,13 @@ extension NodeLoop {
       }
       plan.repairSource = source == options.node ? .local : .peer
       if request.explainsOnly == true {
-        return handler(ControlReply(standardOutput: unsafe volume.pointee.repairLines(plan)))
+        return handler(ControlReply(standardOutput: box.volume.repairLines(plan)))
       }
     } else if plan.onlyMarked {
       return handler(
         ControlReply(
           refusing: .invalidRequest.with("what is marked can only be repaired: name a side"),
-          object: unsafe volume.pointee.configuration.name))
+          object: box.volume.configuration.name))
     }
     give(.verify(plan), slot, handler)
   }
