@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 _Static_assert(CHELPER_DSYNC == RWF_DSYNC, "flag of the kernel");
+_Static_assert(CHELPER_THREADS == CHELPER_DESCRIPTORS * (CHELPER_TRANSFERS + 1), "one for each");
 
 enum kind { KIND_READ, KIND_WRITE, KIND_DATASYNC, KIND_FALLOCATE };
 
@@ -20,7 +21,7 @@ struct job {
   struct job *next;
   struct job *others; /* flushes that one call does together with this one */
   enum kind kind;
-  uint32_t place;
+  struct disk *disk;
   int fd;
   int flags; /* of a write, or the mode of fallocate */
   int32_t result;
@@ -35,13 +36,20 @@ struct list {
   struct job *last;
 };
 
-/* What one thread is busy with. Not the job itself: a transfer may end, and its job be used again,
- * while the thread that began it has not come back from the kernel. */
-struct place {
-  bool taken;
-  bool flushes;
+/* What one descriptor occupies and what waits for it; one set for flushes, one for all else. A
+ * descriptor has one while jobs wait or threads are busy with it. Threads count and not jobs: a
+ * transfer may end while the thread that began it has not come back from the kernel. */
+enum set { SET_FLUSHES, SET_OTHERS, SETS };
+
+struct disk {
+  struct disk *next; /* of the same bucket, or free */
   int fd;
+  uint32_t busy[SETS];
+  struct list waiting[SETS]; /* may not begin yet */
 };
+
+/* Descriptors are small numbers, so hardly ever do two share a bucket. */
+enum { BUCKETS = 256 };
 
 struct chelper {
   int wake;
@@ -56,10 +64,11 @@ struct chelper {
   pthread_mutex_t mutex; /* guards what follows */
   pthread_cond_t work;
   bool stops;
-  struct list waiting; /* may not begin yet */
-  struct list ready;   /* may begin, each with a place, and are left to a thread */
-  struct place places[CHELPER_THREADS];
-  uint32_t taken_count;
+  struct disk *disks;
+  struct disk *free_disks;
+  struct disk *buckets[BUCKETS];
+  struct list ready;   /* may begin, and are left to a thread */
+  uint32_t busy_count; /* threads that are busy or have to be: those of all disks */
   struct list done;
 };
 
@@ -73,16 +82,11 @@ static void append(struct list *list, struct job *job) {
   list->last = job;
 }
 
-/* Takes out the job behind `before`, or the first one where that is NULL. */
-static struct job *unlink_behind(struct list *list, struct job *before) {
-  struct job *job = before == NULL ? list->first : before->next;
-  if (before == NULL) {
-    list->first = job->next;
-  } else {
-    before->next = job->next;
-  }
-  if (list->last == job) {
-    list->last = before;
+static struct job *take_first(struct list *list) {
+  struct job *job = list->first;
+  list->first = job->next;
+  if (list->first == NULL) {
+    list->last = NULL;
   }
   job->next = NULL;
   return job;
@@ -91,14 +95,19 @@ static struct job *unlink_behind(struct list *list, struct job *before) {
 struct chelper *chelper_create(uint32_t jobs, uint32_t transfers, int wake, int32_t *error) {
   struct chelper *helper = calloc(1, sizeof *helper);
   struct job *room = calloc(jobs, sizeof *room);
-  if (helper == NULL || room == NULL) {
+  /* Each job that waits and each busy thread may have a descriptor of its own. */
+  size_t disk_count = (size_t)jobs + CHELPER_THREADS;
+  struct disk *disks = calloc(disk_count, sizeof *disks);
+  if (helper == NULL || room == NULL || disks == NULL) {
     free(helper);
     free(room);
+    free(disks);
     *error = ENOMEM;
     return NULL;
   }
   helper->wake = wake;
   helper->jobs = room;
+  helper->disks = disks;
   int result = -EAGAIN;
   for (uint32_t count = transfers; count > 0 && result == -EAGAIN; count /= 2) {
     result = io_setup((int)count, &helper->transfers);
@@ -109,6 +118,10 @@ struct chelper *chelper_create(uint32_t jobs, uint32_t transfers, int wake, int3
   for (uint32_t index = 0; index < jobs; index++) {
     room[index].next = helper->free;
     helper->free = &room[index];
+  }
+  for (size_t index = 0; index < disk_count; index++) {
+    disks[index].next = helper->free_disks;
+    helper->free_disks = &disks[index];
   }
   pthread_mutex_init(&helper->mutex, NULL);
   pthread_cond_init(&helper->work, NULL);
@@ -129,69 +142,79 @@ void chelper_destroy(struct chelper *helper) {
   pthread_cond_destroy(&helper->work);
   pthread_mutex_destroy(&helper->mutex);
   free(helper->jobs);
+  free(helper->disks);
   free(helper);
 }
 
 /* The threads. */
 
-/* Whether a thread may begin the job now: see the limits of a descriptor in the header. */
-static bool may_begin(const struct chelper *helper, const struct job *job) {
-  bool flushes = job->kind == KIND_DATASYNC;
-  uint32_t busy = 0;
-  for (uint32_t index = 0; index < CHELPER_THREADS; index++) {
-    const struct place *place = &helper->places[index];
-    if (place->taken && place->fd == job->fd && place->flushes == flushes) {
-      busy++;
-    }
+static enum set set_of(const struct job *job) {
+  return job->kind == KIND_DATASYNC ? SET_FLUSHES : SET_OTHERS;
+}
+
+static struct disk *disk_of(struct chelper *helper, int fd) {
+  struct disk **bucket = &helper->buckets[(unsigned)fd % BUCKETS];
+  struct disk *disk = *bucket;
+  while (disk != NULL && disk->fd != fd) {
+    disk = disk->next;
   }
-  return helper->taken_count < CHELPER_THREADS && busy < (flushes ? 1 : CHELPER_TRANSFERS);
+  if (disk == NULL) {
+    disk = helper->free_disks;
+    helper->free_disks = disk->next;
+    *disk = (struct disk){.next = *bucket, .fd = fd};
+    *bucket = disk;
+  }
+  return disk;
+}
+
+/* Frees the disk of which nothing is left. What waits does so because a thread is busy with it. */
+static void free_if_idle(struct chelper *helper, struct disk *disk) {
+  if (disk->busy[SET_FLUSHES] + disk->busy[SET_OTHERS] > 0) {
+    return;
+  }
+  struct disk **link = &helper->buckets[(unsigned)disk->fd % BUCKETS];
+  while (*link != disk) {
+    link = &(*link)->next;
+  }
+  *link = disk->next;
+  disk->next = helper->free_disks;
+  helper->free_disks = disk;
+}
+
+/* Whether a thread may begin the job now: see the limits of a descriptor in the header. */
+static bool may_begin(const struct job *job) {
+  enum set set = set_of(job);
+  return job->disk->busy[set] < (set == SET_FLUSHES ? 1 : CHELPER_TRANSFERS);
 }
 
 /* Leaves the job, which may begin, to a thread. */
 static void make_ready(struct chelper *helper, struct job *job) {
-  uint32_t index = 0;
-  while (helper->places[index].taken) {
-    index++;
-  }
-  helper->places[index] =
-      (struct place){.taken = true, .flushes = job->kind == KIND_DATASYNC, .fd = job->fd};
-  helper->taken_count++;
-  job->place = index;
+  job->disk->busy[set_of(job)]++;
+  helper->busy_count++;
   append(&helper->ready, job);
 }
 
-static void free_place(struct chelper *helper, uint32_t index) {
-  helper->places[index].taken = false;
-  helper->taken_count--;
-}
-
-/* Makes the oldest job ready that may begin; a flush with all others of its descriptor, which were
- * given before it begins and so are covered by it. */
-static void make_next_ready(struct chelper *helper) {
-  struct job *before = NULL;
-  struct job *job = helper->waiting.first;
-  while (job != NULL && !may_begin(helper, job)) {
-    before = job;
-    job = job->next;
-  }
-  if (job == NULL) {
+/* Makes the oldest job that waited for this thread ready; a flush with all others of its
+ * descriptor, which were given before it begins and so are covered by it. */
+static void make_next_ready(struct chelper *helper, struct disk *disk, enum set set) {
+  struct list *waiting = &disk->waiting[set];
+  if (waiting->first == NULL) {
     return;
   }
-  unlink_behind(&helper->waiting, before);
-  struct list others = {NULL, NULL};
-  struct job *other = before == NULL ? helper->waiting.first : before->next;
-  while (job->kind == KIND_DATASYNC && other != NULL) {
-    struct job *next = other->next;
-    if (other->kind == KIND_DATASYNC && other->fd == job->fd) {
-      unlink_behind(&helper->waiting, before);
-      append(&others, other);
-    } else {
-      before = other;
-    }
-    other = next;
+  struct job *job = take_first(waiting);
+  if (set == SET_FLUSHES) {
+    job->others = waiting->first;
+    *waiting = (struct list){NULL, NULL};
   }
-  job->others = others.first;
   make_ready(helper, job);
+}
+
+/* A thread is done with a job of the disk. */
+static void leave(struct chelper *helper, struct disk *disk, enum set set) {
+  disk->busy[set]--;
+  helper->busy_count--;
+  make_next_ready(helper, disk, set);
+  free_if_idle(helper, disk);
 }
 
 /* Begins a transfer, which may block, but need not be waited for then: 64 writes to new blocks at a
@@ -259,19 +282,19 @@ static void *run_thread(void *argument) {
       pthread_cond_wait(&helper->work, &helper->mutex);
       continue;
     }
-    struct job *job = unlink_behind(&helper->ready, NULL);
-    uint32_t place = job->place;
+    struct job *job = take_first(&helper->ready);
+    struct disk *disk = job->disk;
+    enum set set = set_of(job);
     pthread_mutex_unlock(&helper->mutex);
     /* Once it was begun, the job is no longer this thread's. */
     bool begun = begin(helper, job);
     int32_t result = begun ? 0 : carry_out(job);
     pthread_mutex_lock(&helper->mutex);
-    free_place(helper, place);
     if (!begun) {
       finish(helper, job, result);
     }
-    /* A place is free for one job, and this thread looks for it now. */
-    make_next_ready(helper);
+    /* What becomes ready is left to this thread, which looks now. */
+    leave(helper, disk, set);
   }
   pthread_mutex_unlock(&helper->mutex);
   return NULL;
@@ -284,7 +307,7 @@ static int start_thread(struct chelper *helper) {
   pthread_attr_t attributes;
   sigfillset(&all);
   pthread_attr_init(&attributes);
-  pthread_attr_setstacksize(&attributes, 256 << 10);
+  pthread_attr_setstacksize(&attributes, 128 << 10);
   pthread_sigmask(SIG_SETMASK, &all, &before);
   pthread_t *thread = &helper->threads[helper->thread_count];
   int failed = pthread_create(thread, &attributes, run_thread, helper);
@@ -303,8 +326,8 @@ static int start_thread(struct chelper *helper) {
 static void fail_first(struct chelper *helper, struct job *job, int error) {
   pthread_mutex_lock(&helper->mutex);
   helper->ready = (struct list){NULL, NULL};
-  free_place(helper, job->place);
   finish(helper, job, -error);
+  leave(helper, job->disk, set_of(job));
   pthread_mutex_unlock(&helper->mutex);
 }
 
@@ -317,14 +340,16 @@ static int give(struct chelper *helper, struct job content) {
   helper->given_count++;
   *job = content;
   pthread_mutex_lock(&helper->mutex);
-  bool begins = may_begin(helper, job);
+  job->disk = disk_of(helper, job->fd);
+  bool begins = may_begin(job);
   if (begins) {
     make_ready(helper, job);
   } else {
-    append(&helper->waiting, job);
+    append(&job->disk->waiting[set_of(job)], job);
   }
-  /* With a thread for each place there is one that sleeps, or is about to look. */
-  bool needs_thread = begins && helper->thread_count < helper->taken_count;
+  /* With a thread for each that has to be busy there is one that sleeps, or is about to look. */
+  bool needs_thread = begins && helper->thread_count < helper->busy_count &&
+                      helper->thread_count < CHELPER_THREADS;
   if (begins && !needs_thread) {
     pthread_cond_signal(&helper->work);
   }
@@ -397,7 +422,7 @@ int chelper_collect(struct chelper *helper, uint64_t *tag, int32_t *result) {
   if (helper->collected.first == NULL) {
     return 0;
   }
-  struct job *job = unlink_behind(&helper->collected, NULL);
+  struct job *job = take_first(&helper->collected);
   *tag = job->tag;
   *result = job->result;
   job->next = helper->free;

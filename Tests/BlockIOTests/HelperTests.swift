@@ -108,6 +108,55 @@ struct HelperTests {
     #expect(try helper.results(40) == Dictionary(uniqueKeysWithValues: (0..<40).map { ($0, 1) }))
   }
 
+  /// Neither do many disks that hang, each with as much under way as it may have: were threads
+  /// not enough for all of them, no disk of the node could be flushed any more.
+  @Test(arguments: [5, 30, 60], transferCounts)
+  func manyHangingDisksHoldUpNoOther(count: Int, transfers: UInt32) throws {
+    let file = try OpenFile(bytes: 1 << 20)
+    let disks = try HangingDisks(count)
+    let helper = try Helper(jobs: 4096, transfers: transfers)
+    defer { disks.answer() }
+    let memory = helper.memory.baseAddress!
+    // More than the four that may begin, so that some wait on every disk.
+    let each = 6
+    for (index, descriptor) in disks.descriptors.enumerated() {
+      for offset in 0..<each {
+        let tag = UInt64(index * each + offset)
+        #expect(chelper_read(helper.handle, descriptor, memory, 1, .max, tag) == 0)
+      }
+    }
+    let first = UInt64(count * each)
+    #expect(chelper_datasync(helper.handle, file.descriptor, first) == 0)
+    #expect(try helper.results(1) == [first: 0])
+    #expect(chelper_fallocate(helper.handle, file.descriptor, 3, 0, 4096, first + 1) == 0)
+    #expect(chelper_write(helper.handle, file.descriptor, memory, 512, 0, 0, first + 2) == 0)
+    #expect(try helper.results(2) == [first + 1: 0, first + 2: 512])
+    disks.answer()
+    let late = try helper.results(count * each)
+    #expect(late == Dictionary(uniqueKeysWithValues: (0..<first).map { ($0, 0) }))
+  }
+
+  /// Where more hang than there are threads for, what may begin waits for one of them, and all
+  /// comes back once when the disks answer.
+  @Test func whatFindsNoThreadIsDoneLater() throws {
+    let file = try OpenFile(bytes: 1 << 20)
+    let disks = try HangingDisks(Int(CHELPER_THREADS / CHELPER_TRANSFERS) + 2)
+    let helper = try Helper(jobs: 4096, transfers: 0)
+    defer { disks.answer() }
+    var tag: UInt64 = 0
+    for descriptor in disks.descriptors {
+      for _ in 0..<5 {
+        let memory = helper.memory.baseAddress!
+        #expect(chelper_read(helper.handle, descriptor, memory, 1, .max, tag) == 0)
+        tag += 1
+      }
+    }
+    #expect(chelper_datasync(helper.handle, file.descriptor, tag) == 0)
+    disks.answer()
+    let results = try helper.results(Int(tag) + 1)
+    #expect(results == Dictionary(uniqueKeysWithValues: (0...tag).map { ($0, 0) }))
+  }
+
   /// Random jobs on several files: each comes back once, with the result of its kind.
   @Test(arguments: transferCounts)
   func everyJobComesBackOnce(transfers: UInt32) throws {
@@ -216,4 +265,29 @@ private final class OpenFile {
   }
 
   deinit { close(descriptor) }
+}
+
+/// Descriptors of which each read takes until `answer`, and then has read nothing.
+private final class HangingDisks {
+  let descriptors: [Int32]
+  private var input: Int32
+
+  init(_ count: Int) throws {
+    var ends: [Int32] = [0, 0]
+    try #require(pipe(&ends) == 0)
+    input = ends[1]
+    let output = ends[0]
+    descriptors = [output] + (1..<count).map { _ in dup(output) }
+    try #require(descriptors.allSatisfy { $0 >= 0 })
+  }
+
+  deinit {
+    answer()
+    for descriptor in descriptors { close(descriptor) }
+  }
+
+  func answer() {
+    if input >= 0 { close(input) }
+    input = -1
+  }
 }

@@ -7,7 +7,9 @@
  *   long flush does not hold up transfers and a disk that hangs does not hold up other disks.
  * - A flush covers every transfer that was collected before the flush was given. Flushes of one
  *   descriptor that wait together are done by one call, whose result is the result of each.
- * - Threads are started when they are needed first, and sleep without a timeout when idle.
+ * - Threads are started when they are needed first, and sleep without a timeout when idle. There
+ *   may be enough for CHELPER_DESCRIPTORS that hang at a time. Beyond, or where the host starts no
+ *   more, what may begin waits for a thread, in the order in which it could have begun.
  *
  * All calls are made by one thread. Nothing here retries, allocates per job, logs or decides. */
 #ifndef CHELPER_H
@@ -17,10 +19,12 @@
 
 struct chelper;
 
-/* Most threads of one helper. */
-#define CHELPER_THREADS 20
 /* Most threads that begin transfers, allocate or discard on one descriptor at a time. */
 #define CHELPER_TRANSFERS 4
+/* Descriptors that may hang at a time and hold up no other: two for each volume of a node. */
+#define CHELPER_DESCRIPTORS 256
+/* Most threads of one helper. Each that was needed once keeps some 20 KiB. */
+#define CHELPER_THREADS 1280
 /* In `rw_flags`: the write ends when it is on stable storage. */
 #define CHELPER_DSYNC 2u
 /* As `offset` of a transfer: none. For what cannot seek. */
