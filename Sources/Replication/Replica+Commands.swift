@@ -164,6 +164,12 @@ extension Replica {
     cleanFlush = beginFlush(.cleanFlush)
   }
 
+  /// Something is about to be written that a flush under way does not cover.
+  mutating func flushesAreStale() {
+    cleanFlushIsStale = true
+    commandFlushIsStale = true
+  }
+
   mutating func cleanFlushed() {
     if cleanFlushIsWantedAgain { return beginCleanFlush() }
     guard !cleanFlushIsStale, hasSuperblock else { return }
@@ -190,6 +196,7 @@ extension Replica {
     }
     // One that was begun for a command given up meanwhile has to end first.
     guard commandFlush == nil else { return }
+    commandFlushIsStale = false
     let flush = beginFlush(.commandFlush)
     commandFlush = flush
     command?.stage = .flushing(flush)
@@ -212,7 +219,8 @@ extension Replica {
       block.diskState = .outdated
     }
     block.wasPrimary = false
-    block.dirty = crashed || isTarget || (anyPeerIsPrimary && !peerWrites)
+    // A repair or a resync goes on meanwhile: what it has written since is in no flush.
+    block.dirty = crashed || isTarget || commandFlushIsStale || anyPeerIsPrimary && !peerWrites
     superblock = block
     let version = changeSuperblock()
     command?.stage = .persisting(version: version)
@@ -226,6 +234,7 @@ extension Replica {
       tellRole(.secondary)
       finish(.done)
       hasGivenWay()
+      if commandFlushIsStale { beginCleanFlush() }
     case .detach:
       isDetaching = false
       dropDisk()

@@ -182,7 +182,7 @@ extension Replica {
     request.connection = connection
     if operation.changesData, !peers[slot].takesWrites { peerMisses(slot, &request) }
     peers[slot].requestsHere += 1
-    cleanFlushIsStale = true
+    flushesAreStale()
     lastPeerWriteAt = now
     waiting.push(insert(request))
     if options.sabotage == .answerBeforeApplied { answer(connection, header.id, failed: false) }

@@ -104,7 +104,7 @@ extension Replica {
       superblock = block
       changeSuperblock()
     }
-    cleanFlushIsStale = true
+    flushesAreStale()
     peers[slot].repair = Repair(
       range: range, cursor: range.start / blockSize, version: versionWanted)
     repairMore(slot)
@@ -207,7 +207,7 @@ extension Replica {
     requests[id].buffer = buffer
     requests[id].tag = header.length
     peers[slot].requestsHere += 1
-    cleanFlushIsStale = true
+    flushesAreStale()
     if request.holdsRange {
       awaitDisk(id)
       effects.push(.write(id, request.range, buffer, durable: false))

@@ -106,7 +106,7 @@ extension Replica {
     // The source's own id of the range it keeps locked for us; goes back with the answer.
     requests[id].tag = header.length
     peers[slot].requestsHere += 1
-    cleanFlushIsStale = true
+    flushesAreStale()
     waiting.push(id)
     return true
   }

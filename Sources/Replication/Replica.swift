@@ -187,6 +187,8 @@ public struct Replica: ~Copyable {
   var cleanFlush: SlotID?
   /// A peer's write came after `cleanFlush` began, or another end of writing: it proves nothing.
   var cleanFlushIsStale = false
+  /// The same of `commandFlush`: the disk stays dirty, and is flushed again.
+  var commandFlushIsStale = false
   var cleanFlushIsWantedAgain = false
   var cleanSweep: UInt64?
   var pageWrites: FixedArray<PageWrite>

@@ -296,6 +296,26 @@ import Wire
     #expect(rig.sent(.write) != nil)
   }
 
+  /// What a resync wrote under the flush of a demotion, before it was cut, is in no flush.
+  @Test func nothingIsCleanBeforeWhatWasCopiedIsFlushed() throws {
+    let rig = Rig.refilledPrimary()
+    let asked = try #require(rig.sent(.resyncRequest))
+    let token = rig.command(.secondary(heldOpen: false))
+    #expect(rig.disk.kinds == ["flush"])
+    var data = MessageHeader(.resyncData, id: asked.id, offset: asked.offset, length: 5)
+    data.payloadBytes = UInt32(asked.length)
+    rig.receive(data, buffer: rig.takeBuffer())
+    rig.finishDisk(at: 1)
+    rig.breakConnection()
+    rig.finishDisk()
+    while rig.superblockIsPending { rig.finishSuperblock() }
+    #expect(rig.replies[token] == .done)
+    #expect(rig.durable.last?.dirty == true, "no flush covers what was copied")
+    #expect(rig.disk.kinds == ["flush"])
+    rig.settle()
+    #expect(rig.durable.last?.dirty == false)
+  }
+
   @Test func diskOfAnotherHistoryIsRefused() {
     let rig = Rig.disklessPrimary()
     rig.attach(superblock(.upToDate, lineage(9)))

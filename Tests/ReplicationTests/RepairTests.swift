@@ -236,6 +236,39 @@ extension Rig {
     #expect(rig.durable.last?.dirty == false, "and when it has ended, everything is flushed")
   }
 
+  /// The data of a repair arrives when the flush of a demotion has begun: it is in no flush, and a
+  /// disk that is called clean has no log that would stand for it after a power loss.
+  @Test(arguments: [true, false])
+  func nothingIsCleanBeforeWhatWasRepairedIsFlushed(flushEndsFirst: Bool) throws {
+    let rig = Rig.repairing(Self.targetPrimary)
+    let asked = try #require(rig.sent(.repairRequestLocked))
+    let token = rig.command(.secondary(heldOpen: false))
+    #expect(rig.disk.kinds == ["flush"])
+    rig.answerRepair(asked)
+    #expect(rig.disk.kinds == ["flush", "write"])
+    rig.finishDisk(at: flushEndsFirst ? 0 : 1)
+    while flushEndsFirst, rig.superblockIsPending { rig.finishSuperblock() }
+    rig.finishDisk()
+    #expect(rig.marked.isEmpty && rig.sent(.repairAck)?.length == 8192)
+    while rig.superblockIsPending { rig.finishSuperblock() }
+    #expect(rig.replies[token] == .done && rig.replica.role == .secondary)
+    #expect(rig.durable.allSatisfy { $0.dirty }, "no flush covers what was repaired")
+    #expect(rig.disk.kinds == ["flush"])
+    rig.settle()
+    #expect(rig.durable.last?.dirty == false)
+    rig.expectSettled()
+  }
+
+  /// A flush of a demotion that nothing was written under is enough: no second one follows.
+  @Test func demotionBesideNoRepairFlushesOnce() {
+    let rig = Rig.primary()
+    rig.command(.secondary(heldOpen: false))
+    #expect(rig.disk.kinds == ["flush"])
+    rig.settleDisk()
+    while rig.superblockIsPending { rig.finishSuperblock() }
+    #expect(rig.durable.last?.dirty == false && rig.disk.isEmpty)
+  }
+
   // MARK: Source
 
   @Test func primarySourceKeepsTheRangeLockedUntilItWasWritten() throws {
