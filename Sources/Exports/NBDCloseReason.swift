@@ -17,6 +17,8 @@ public enum NBDCloseReason: Equatable, Sendable, BitwiseCopyable {
   case stalled
   /// There are as many clients as the server takes.
   case tooManyClients(limit: UInt32)
+  /// So many clients have left requests that the volumes do not complete; all slots are taken.
+  case tooManyGone(UInt32)
   /// Client flags with a bit this server did not offer.
   case unknownClientFlags(UInt32)
   /// An option or request that does not start with its magic number.
@@ -54,6 +56,8 @@ extension NBDCloseReason: CustomStringConvertible {
     case .drainTimeout: "last requests or replies not finished in time"
     case .stalled: "no progress while holding buffers that other clients wait for"
     case .tooManyClients(let limit): "refused: \(limit) clients are connected, the limit"
+    case .tooManyGone(let count):
+      "refused: \(count) clients have left requests that their volumes do not answer"
     case .unknownClientFlags(let flags): "unknown client flags 0x\(String(flags, radix: 16))"
     case .badMagic(let magic): "wrong magic number 0x\(String(magic, radix: 16))"
     case .optionNeedsFixedNewstyle(let option):
@@ -76,6 +80,9 @@ public struct NBDNotice: Equatable, Sendable, BitwiseCopyable, CustomStringConve
     case opened
     /// A session ended.
     case closed(NBDCloseReason)
+    /// The client left requests that are not completed, as so many before it that its export takes
+    /// no more clients until they are.
+    case refusesClients
   }
 
   /// What happened.
@@ -90,6 +97,9 @@ public struct NBDNotice: Equatable, Sendable, BitwiseCopyable, CustomStringConve
     switch kind {
     case .opened: "nbd client \(client): connected"
     case .closed(let reason): "nbd client \(client): \(reason)"
+    case .refusesClients:
+      "nbd client \(client): left requests without an answer, as many before it did; its export "
+        + "takes no new clients until they are"
     }
   }
 }

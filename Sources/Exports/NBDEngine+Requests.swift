@@ -349,11 +349,13 @@ extension NBDEngine {
   }
 
   /// Whether the export of the session holds fewer pieces than it leaves. One piece a session may
-  /// have in any case: a request of many holds its first until the others are taken in.
+  /// have in any case: a request of many holds its first until the others are taken in. Not where
+  /// clients have given up: each that comes and goes would leave one.
   private mutating func hasShareOfPieces(_ slot: UInt32) -> Bool {
     let left = pieces.capacity - pieces.count
-    let held = exports[gate: sessions[slot].export.value].pieces
-    isOverShare = sessions[slot].pieces > 0 && Int(held) >= left
+    let export = sessions[slot].export.value
+    let hasGiven = sessions[slot].pieces > 0 || exports[gate: export].gone > 0
+    isOverShare = hasGiven && Int(exports[gate: export].pieces) >= left
     return !isOverShare
   }
 

@@ -7,6 +7,8 @@
 /// - a session that finds no buffer or slot is in `waiting`, first come first served, and nobody
 ///   of its export takes a buffer past it; pieces in the core need nothing further, so buffers
 ///   return as soon as the core has done its work;
+/// - an export on which many clients have left requests that the core does not complete takes no
+///   more clients until it does; others do, and there is a slot for each of those sessions;
 /// - of several exports, none takes a buffer or slot when it holds as many as it would leave, so
 ///   that one whose disk hangs leaves some to the others; nobody keeps others waiting for longer
 ///   than a second;
@@ -19,6 +21,9 @@ import BlockTypes
 public struct NBDServerOptions: Sendable {
   /// Clients connected at a time; QEMU's servers have the same default.
   public var clientsMax: Int
+  /// Clients of an export that have left while the core works on a request of theirs; with as many,
+  /// the export takes no new ones.
+  public var goneClientsPerExportMax: UInt32
   /// Requests of one client that are being worked on; more wait in the socket.
   public var requestsPerClientMax: UInt32
   /// Request pieces of all clients in the core.
@@ -44,6 +49,7 @@ public struct NBDServerOptions: Sendable {
     let usable = buffers.huge - Int(bufferReserve)
     precondition(usable > 0, "no 1 MiB buffer is left for clients")
     clientsMax = 100
+    goneClientsPerExportMax = 32
     requestsPerClientMax = 512
     piecesMax = 8192
     exportsMax = 256
@@ -86,8 +92,8 @@ struct NBDEngine: ~Copyable {
   let options: NBDServerOptions
   var exports: ExportTable
   var sessions: NBDSessionTable
-  /// One a session slot; only those in the handshake mean anything.
-  var handshakes: [NBDHandshake]
+  /// One a session slot that was used; only those in the handshake mean anything.
+  var handshakes: [NBDHandshake] = []
   var pieces: Slab<NBDPiece>
   var requests: FIFO<ExportRequest>
   /// Sessions that wait for resources; a session leaves the line when it ends.
@@ -121,12 +127,12 @@ struct NBDEngine: ~Copyable {
     let piecesMin = Int(options.payloadBytesMax / maxPayloadBytes)
     precondition(options.piecesMax >= piecesMin, "too few pieces for the longest READ")
     self.options = options
-    // Sessions that are gone but not forgotten by the core do not keep new clients out.
-    let sessionsMax = options.clientsMax * 2 + 16
+    // Sessions that are gone but not forgotten by the core do not keep new clients out: one of each
+    // client that is connected, those that left before it came, and some more.
+    let goneMax = options.exportsMax * Int(options.goneClientsPerExportMax)
     exports = ExportTable(capacity: options.exportsMax)
-    sessions = NBDSessionTable(capacity: sessionsMax)
-    handshakes = Array(
-      repeating: NBDHandshake(payloadBytesMax: options.payloadBytesMax), count: sessionsMax)
+    exports.goneMax = options.goneClientsPerExportMax
+    sessions = NBDSessionTable(capacity: options.clientsMax * 2 + 16 + goneMax)
     pieces = Slab(capacity: options.piecesMax, filler: .filler)
     requests = FIFO(capacity: options.piecesMax, filler: .filler)
     lingering = FIFO(capacity: 64, filler: NBDLinger(stream: nil, deadline: .never))
@@ -159,9 +165,15 @@ extension NBDEngine {
     let isFull = statistics.clients >= UInt32(options.clientsMax)
     guard !isFull, let slot = sessions.insert() else {
       statistics.clientsRefused += 1
-      let limit = UInt32(options.clientsMax)
-      note(NBDNotice(kind: .closed(.tooManyClients(limit: limit)), client: 0, export: nil))
+      let reason: NBDCloseReason =
+        isFull
+        ? .tooManyClients(limit: UInt32(options.clientsMax))
+        : .tooManyGone(UInt32(sessions.count) - statistics.clients)
+      note(NBDNotice(kind: .closed(reason), client: 0, export: nil))
       return nil
+    }
+    if Int(slot) == handshakes.count {
+      handshakes.append(NBDHandshake(payloadBytesMax: options.payloadBytesMax))
     }
     statistics.clients += 1
     statistics.clientsAccepted += 1
@@ -311,11 +323,23 @@ extension NBDEngine {
     sessions[slot].stream = nil
     sessions[slot].deadline = .never
     abandonIntake(slot, error: Int32(NBDError.shutdown), &transport)
-    freeIfQuiet(slot)
+    guard sessions[slot].pieces > 0 else { return free(slot) }
+    let export = sessions[slot].export
+    exports[gate: export.value].gone += 1
+    if exports[gate: export.value].gone == options.goneClientsPerExportMax {
+      let client = sessions[slot].client
+      note(NBDNotice(kind: .refusesClients, client: client, export: export))
+    }
   }
 
+  /// A piece of a session that is gone has come back.
   mutating func freeIfQuiet(_ slot: UInt32) {
-    guard sessions[slot].phase == .gone, sessions[slot].pieces == 0 else { return }
+    guard sessions[slot].pieces == 0 else { return }
+    exports[gate: sessions[slot].export.value].gone -= 1
+    free(slot)
+  }
+
+  private mutating func free(_ slot: UInt32) {
     precondition(sessions[slot].inFlight == 0, "a request without pieces was not finished")
     sessions.remove(slot)
   }

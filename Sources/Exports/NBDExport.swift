@@ -74,6 +74,8 @@ struct ExportGate: BitwiseCopyable {
   var pieces: UInt32 = 0
   /// Buffers of those pieces, by size.
   var held: InlineArray<4, UInt32> = [0, 0, 0, 0]
+  /// Sessions whose client has left and that wait for their pieces.
+  var gone: UInt32 = 0
   /// Sessions that wait for buffers or pieces.
   var waiting: UInt32 = 0
   /// The last walk along those who wait in which one of this export found nothing.
@@ -88,6 +90,8 @@ struct ExportTable: ~Copyable {
   private(set) var exports: [NBDExport?]
   private let gates: UnsafeMutablePointer<ExportGate>
   let capacity: Int
+  /// So many clients may have left requests in the core; then no new ones are let in.
+  var goneMax = UInt32.max
   /// Exports that are offered.
   private var count = 0
   /// Whether what one takes is missed by another.
@@ -152,6 +156,16 @@ struct ExportTable: ~Copyable {
   /// The slot of the export with exactly this name.
   func slot(named name: String) -> ExportSlot? {
     exports.firstIndex { $0?.name == name }.map { ExportSlot(UInt32($0)) }
+  }
+
+  /// Why no new client may use the export now; `nil` when it may.
+  func refusal(_ slot: ExportSlot) -> String? {
+    guard let export = exports[Int(slot.value)] else { return "no such export" }
+    if case .refused(let reason) = export.state { return reason }
+    let gone = self[gate: slot.value].gone
+    guard gone >= goneMax else { return nil }
+    return "\(gone) clients of \(export.name) have left requests that its disk or peer does not "
+      + "answer; new ones are let in when it does"
   }
 
   /// What a client's name means: the empty name is the only export when there is exactly one.

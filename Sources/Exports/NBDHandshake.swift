@@ -179,7 +179,7 @@ extension NBDHandshake {
   ) -> Outcome {
     guard data.count <= NBDLimit.stringBytes, let name = String(validating: data, as: UTF8.self),
       let slot = exports.resolve(name), let export = exports.exports[Int(slot.value)],
-      export.state == .writable
+      exports.refusal(slot) == nil
     else { return .close(.exportNameRefused) }
     output.appendBigEndian(export.sizeBytes)
     output.appendBigEndian(exportFlags)
@@ -291,7 +291,7 @@ extension NBDHandshake {
       output.appendReply(option, .errUnknown, text: text)
       return nil
     }
-    if case .refused(let reason) = export.state {
+    if let reason = exports.refusal(slot) {
       output.appendReply(option, .errPolicy, text: reason)
       return nil
     }

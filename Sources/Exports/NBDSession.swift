@@ -164,40 +164,42 @@ struct NBDSessionTable: ~Copyable {
   let capacity: Int
   /// Slots in use.
   private(set) var count = 0
-  /// Slots at and above this were never used: bounds the walks.
+  /// Slots at and above this were never used, nor their memory: bounds the walks.
   private(set) var usedEnd = 0
 
   init(capacity: Int) {
     precondition(capacity > 0, "a server without session slots serves nobody")
     self.capacity = capacity
     unsafe sessions = .allocate(capacity: capacity)
-    unsafe sessions.initialize(repeating: .filler, count: capacity)
   }
 
   deinit { unsafe sessions.deallocate() }
 
   subscript(slot: UInt32) -> NBDSession {
     @inline(__always) _read {
-      precondition(Int(slot) < capacity, "session slot outside the table")
+      precondition(Int(slot) < usedEnd, "session slot outside the table")
       yield unsafe sessions[Int(slot)]
     }
     @inline(__always) _modify {
-      precondition(Int(slot) < capacity, "session slot outside the table")
+      precondition(Int(slot) < usedEnd, "session slot outside the table")
       yield unsafe &sessions[Int(slot)]
     }
   }
 
   /// Takes a free slot; `nil` when there is none. Linear: connections are rare.
   mutating func insert() -> UInt32? {
-    for slot in 0..<capacity where unsafe sessions[slot].phase == .free {
+    for slot in 0..<usedEnd where unsafe sessions[slot].phase == .free {
       let generation = unsafe sessions[slot].generation
       unsafe sessions[slot] = .filler
       unsafe sessions[slot].generation = generation
       count += 1
-      usedEnd = max(usedEnd, slot + 1)
       return UInt32(slot)
     }
-    return nil
+    guard usedEnd < capacity else { return nil }
+    unsafe (sessions + usedEnd).initialize(to: .filler)
+    count += 1
+    usedEnd += 1
+    return UInt32(usedEnd - 1)
   }
 
   mutating func remove(_ slot: UInt32) {
@@ -213,7 +215,7 @@ struct NBDSessionTable: ~Copyable {
 
   /// The slot of `id` when it still is that session's.
   func slot(_ id: SlotID) -> UInt32? {
-    guard Int(id.slot) < capacity, self[id.slot].phase != .free else { return nil }
+    guard Int(id.slot) < usedEnd, self[id.slot].phase != .free else { return nil }
     return self[id.slot].generation == id.generation ? id.slot : nil
   }
 }

@@ -144,4 +144,81 @@ import Testing
     harness.run(client)
     #expect(harness.leaks().isEmpty)
   }
+
+  /// A client that asks for the export, while the core completes nothing.
+  private func enter(_ harness: Harness, _ export: String) -> FakeClient {
+    let client = harness.connect()!
+    harness.feed(
+      client, Bytes.clientFlags(3) + Bytes.option(8) + Bytes.option(7, Bytes.info(export)))
+    return client
+  }
+
+  /// A volume that hangs is asked again and again by clients that give up, as a monitoring would:
+  /// it alone takes no more of them, and says why.
+  @Test func clientsThatGaveUpOnAHungVolumeKeepNobodyOutOfOthers() {
+    let harness = harness(buffers: 512, pieces: 8192)
+    for _ in 0..<250 {
+      let client = enter(harness, "r0")
+      harness.feed(client, Bytes.request(Bytes.read, length: 4096))
+      harness.collect()
+      harness.hangUp(client)
+    }
+    let limit = Int(NBDServerOptions().goneClientsPerExportMax)
+    #expect(harness.pending.count == limit)
+    #expect(harness.engine.sessions.count == limit)
+    let client = harness.connect()!
+    harness.feed(client, Bytes.clientFlags(3))
+    _ = harness.take(client)
+    for option in [UInt32(6), 7] {
+      harness.feed(client, Bytes.option(option, Bytes.info("r0")))
+      var reader = Reader(harness.take(client))
+      let answer = reader.optionReply()
+      #expect(answer.option == option)
+      #expect(answer.type == 0x8000_0002, "not permitted by policy")
+      let text = String(decoding: answer.data, as: UTF8.self)
+      #expect(text.contains("32 clients of r0 have left requests"), "\(text)")
+    }
+    harness.hangUp(client)
+    // EXPORT_NAME can only close.
+    let old = harness.connect()!
+    harness.feed(old, Bytes.clientFlags(1) + Bytes.option(1, Array("r0".utf8)))
+    #expect(harness.isClosed(old))
+    let other = enter(harness, "r1")
+    _ = harness.take(other)
+    harness.feed(other, Bytes.request(Bytes.read, cookie: 5, length: 4096))
+    completeOthers(harness)
+    #expect(cookies(harness, other) == [5])
+    while let notice = harness.engine.notices.pop() { harness.notices.append(notice) }
+    #expect(harness.notices.count { $0.kind == .refusesClients } == 1)
+    // The disk answers after all, and one that left is enough for one to come.
+    harness.complete(0)
+    let next = enter(harness, "r0")
+    #expect(harness.engine.sessions[next.session.slot].phase == .transmission)
+    harness.run(next, other)
+    #expect(harness.engine.sessions.count == 2)
+    #expect(harness.leaks().isEmpty, "\(harness.leaks())")
+  }
+
+  /// Nor do those of several volumes that hang take all that the core may hold, one piece each.
+  @Test func clientsThatGaveUpLeavePiecesToOthers() {
+    let harness = harness(buffers: 12, pieces: 64)
+    for _ in 0..<50 {
+      for export in ["r0", "r1"] {
+        let client = enter(harness, export)
+        harness.feed(client, Bytes.request(Bytes.flush))
+        harness.collect()
+        harness.hangUp(client)
+      }
+    }
+    #expect(harness.pending.count < 64)
+    let other = enter(harness, "r2")
+    _ = harness.take(other)
+    harness.feed(other, Bytes.request(Bytes.flush, cookie: 5))
+    harness.collect()
+    #expect(harness.pending.last?.export.value == 2)
+    harness.run(other)
+    #expect(cookies(harness, other) == [5])
+    #expect(harness.engine.sessions.count == 1)
+    #expect(harness.leaks().isEmpty, "\(harness.leaks())")
+  }
 }
