@@ -103,7 +103,10 @@ extension Replica {
     if keepsUndoFirst(decision, slot) {
       return Decision(.refuse, decision.rule, .undoIsKept)
     }
-    guard decision.action == .syncTarget, options.asksBeforeResyncTarget else { return decision }
+    // Not of a Primary whose new disk is filled: its clients live on this connection meanwhile.
+    guard decision.action == .syncTarget, options.asksBeforeResyncTarget, role != .primary else {
+      return decision
+    }
     // It counts for one resync.
     let isAllowed = now < peers[slot].consentUntil
     peers[slot].consentUntil = Instant(nanoseconds: 0)

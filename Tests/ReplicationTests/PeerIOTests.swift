@@ -283,6 +283,12 @@ import Wire
     #expect(rig.completions[3] == .done)
   }
 
+  /// A handler takes its time, and may say no: the clients live on the connection meanwhile.
+  @Test func noHandlerIsAskedUnderTheClients() {
+    let rig = Rig.refilledPrimary { $0.asksBeforeResyncTarget = true }
+    #expect(rig.replication == .syncTarget && rig.replica.role == .primary)
+  }
+
   /// A client's write to a range that is being copied waits for it: a resync never overwrites newer
   /// data.
   @Test func writeWaitsForTheRangeThatIsCopied() throws {
@@ -450,8 +456,9 @@ extension Rig {
   }
 
   /// The same with a new disk, which its peer has begun to fill.
-  static func refilledPrimary() -> Rig {
+  static func refilledPrimary(_ change: (inout ReplicaOptions) -> Void = { _ in }) -> Rig {
     let rig = Rig.disklessPrimary()
+    change(&rig.replica.options)
     rig.attach(superblock(.inconsistent, Lineage()))
     #expect(rig.replies[1] == .done)
     rig.dialAndGreetAgain()
