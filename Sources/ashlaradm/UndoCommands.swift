@@ -148,10 +148,12 @@ struct UndoExport: ParsableCommand {
         guard ftruncate(target, off_t(header.volumeBytes)) == 0 else {
           throw UndoFile.failure("ftruncate", path)
         }
-      } else if UInt64(facts.st_size) < header.volumeBytes {
+      } else if UInt64(facts.st_size) != header.volumeBytes {
+        // A file that is larger may be a backing disk with its metadata, whose bitmaps would not
+        // know of the change.
         throw CommandFailure(
           ExitStatus.usage,
-          "\(path) has \(facts.st_size) bytes, the volume has \(header.volumeBytes)")
+          "\(path) has \(facts.st_size) bytes, a copy of the volume has \(header.volumeBytes)")
       }
     } catch {
       close(target)
