@@ -123,6 +123,10 @@ extension Refusal {
   public static let localAddressInUse = request(
     102, "Local address(port) already in use.",
     hint: "stop what listens there, or choose another port in 'address'")
+  /// This machine does not have the address: the number that DRBD gives for any `bind` that fails.
+  public static let localAddressMissing = request(
+    102, "Local address(port) not available.",
+    hint: "give the address to this machine, or correct 'address' of its 'on' section")
   /// The backing disk cannot be opened.
   public static let cannotOpenDisk = request(104, "Can not open backing device.")
   /// The backing disk cannot be read.

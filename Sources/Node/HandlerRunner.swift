@@ -1,6 +1,6 @@
 /// Runs the commands of `handlers { }` as DRBD does: through a shell, with DRBD's environment.
 ///
-/// Bounds: one command at a time, 64 waiting, 60 s each; one that takes longer is killed with all
+/// Bounds: one command at a time, 1024 waiting, 60 s each; one that takes longer is killed with all
 /// it started. Nothing here runs on the reactor's thread.
 import Foundation
 import Glibc
@@ -27,8 +27,9 @@ final class HandlerRunner: @unchecked Sendable {
   private var worker: Worker?
   private var waiting = 0
 
-  /// Calls that may wait.
-  private static let limit = 64
+  /// Calls that may wait: every handler of every volume. One that is not run is not harmless:
+  /// without `before-resync-target` no resync begins.
+  private static let limit = 8 * NodeLoop.volumeLimit
   /// How long one may take: an LVM snapshot or a mail is a matter of seconds.
   private static let patienceSeconds = 60.0
   /// The status of a command that was not run or did not end by itself.

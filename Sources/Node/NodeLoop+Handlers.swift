@@ -44,14 +44,14 @@ extension NodeLoop {
     let peerHost = box.volume.peerHosts[peer]
     let name = configuration.name
     let mailbox = mailbox
+    let life = box.volume.life
     options.runHandler(
       HandlerJob(
         name: call.name, command: command,
         environment: handlerEnvironment(configuration, host, peerHost, minor: slot),
         subject: "\(name) \(peerHost.name)",
         ended: { status in
-          _ = mailbox.post(
-            .handlerEnded(resource: name, peer: peer, call, status: status))
+          mailbox.postPatiently(.handlerEnded(life, peer: peer, call, status: status))
         }))
   }
 
@@ -77,9 +77,9 @@ extension NodeLoop {
 
   /// A handler has ended. On `before-resync-target` depends what the core does next.
   mutating func handlerEnded(
-    _ resource: String, _ peer: Int, _ call: HandlerCall, _ status: Int32
+    _ life: VolumeLife, _ peer: Int, _ call: HandlerCall, _ status: Int32
   ) {
-    guard let slot = slot(of: resource), let box = volumes[slot] else { return }
+    guard let slot = slot(of: life), let box = volumes[slot] else { return }
     publishHandlerEnd(slot, peer, call, status)
     guard call == .beforeResyncTarget else { return }
     let token = register(.silent, slot) { _ in }

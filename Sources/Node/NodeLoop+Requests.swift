@@ -15,11 +15,11 @@ extension NodeLoop {
     case .restore(let wanted, let handler):
       let name = wanted.configuration.name
       let request = ControlRequest(.up, resource: name, configuration: wanted.configuration)
-      up(request, handler, wantsPrimary: wanted.wantsPrimary)
-    case .handlerEnded(let resource, let peer, let call, let status):
-      handlerEnded(resource, peer, call, status)
-    case .undoEnded(let resource, let peer, let number, let result):
-      undoEnded(resource, peer, number, result)
+      up(request, handler, as: wanted)
+    case .handlerEnded(let life, let peer, let call, let status):
+      handlerEnded(life, peer, call, status)
+    case .undoEnded(let life, let peer, let number, let result):
+      undoEnded(life, peer, number, result)
     case .subscribe(let sink): subscribe(sink)
     case .terminate(let handler): terminate(handler)
     }
@@ -36,7 +36,7 @@ extension NodeLoop {
       // The control socket subscribes watchers itself.
       return handler(ControlReply(refusing: .invalidRequest, object: "events2"))
     case .show: return handler(showReply(request))
-    case .up: return up(request, handler, wantsPrimary: false)
+    case .up: return up(request, handler)
     case .down, .attach, .detach, .connect, .disconnect, .primary, .secondary, .invalidate,
       .invalidateRemote, .newCurrentUUID, .pauseSync, .resumeSync, .verify, .netOptions,
       .diskOptions, .resourceOptions, .explainDiscard:
@@ -58,6 +58,12 @@ extension NodeLoop {
       }
     }
     return nil
+  }
+
+  /// The slot of a resource that has been up ever since.
+  func slot(of life: VolumeLife) -> Int? {
+    guard let slot = slot(of: life.resource), volumes[slot]?.volume.life == life else { return nil }
+    return slot
   }
 
   private mutating func command(
@@ -180,7 +186,8 @@ extension NodeLoop {
   }
 
   private mutating func up(
-    _ request: ControlRequest, _ handler: @escaping ReplyHandler, wantsPrimary: Bool
+    _ request: ControlRequest, _ handler: @escaping ReplyHandler,
+    as restored: NodeMessage.Restored? = nil
   ) {
     guard let configuration = request.configuration else {
       return handler(
@@ -218,12 +225,13 @@ extension NodeLoop {
     do {
       try makeVolume(slot, configuration)
     } catch {
-      return handler(
-        ControlReply(
-          refusing: Refusal.localAddressInUse.with("\(error)"), object: name))
+      let refusal: Control.Refusal =
+        error.errno == EADDRNOTAVAIL ? .localAddressMissing : .localAddressInUse
+      return handler(ControlReply(refusing: refusal.with("\(error)"), object: name))
     }
     guard let box = volumes[slot] else { return }
-    box.volume.wantsPrimary = wantsPrimary
+    box.volume.wantsPrimary = restored?.wantsPrimary ?? false
+    box.volume.standsAlone = restored?.isDisconnected ?? false
     box.volume.startAccepting(&reactor)
     publish("create", slot)
     let token = register(.upAttach, slot, handler)
@@ -258,9 +266,11 @@ extension NodeLoop {
       reactor.now.nanoseconds / 1_000_000_000)
     replica.unixSecondsAtZero = isBefore ? 0 : atZero
     seed = seed &* 6_364_136_223_846_793_005 &+ UInt64(slot) &+ 1
+    nextToken += 1
     volumes[slot] = VolumeBox(
       Volume(
-        index: slot, configuration: configuration, node: options.node, listener: listener,
+        index: slot, life: nextToken, configuration: configuration, node: options.node,
+        listener: listener,
         options: replica, peerAddresses: addresses, seed: seed))
     volumeEnd = max(volumeEnd, slot + 1)
   }
@@ -344,7 +354,7 @@ extension NodeLoop {
     case (.upConnect, .refused(.transient)): box.volume.mustConnect = true
     case (.upAttach, .done):
       reply.handler(ControlReply())
-      connect(reply.volume)
+      if !box.volume.standsAlone { connect(reply.volume) }
     case (.upAttach, .refused(let refusal)):
       leave(reply.volume, Self.refused(refusal, name), reply.handler)
     case (.down, .done):

@@ -28,16 +28,12 @@ extension NodeLoop {
     box.volume.undo = cancellation
     options.log(.info, "\(name): keeping what will be discarded")
     let mailbox = mailbox
+    let life = box.volume.life
     let thread = Thread {
       var writer = UndoWriter(plan, source: source, cancellation)
       let result = writer.run()
       close(source)
-      // A mailbox that is full is emptied at the next turn.
-      for _ in 0..<600 {
-        let answer = NodeMessage.undoEnded(resource: name, peer: peer, number: number, result)
-        if mailbox.post(answer) { return }
-        usleep(100_000)
-      }
+      mailbox.postPatiently(.undoEnded(life, peer: peer, number: number, result))
     }
     thread.name = "undo"
     thread.start()
@@ -50,8 +46,9 @@ extension NodeLoop {
       .undoEnded(peer: peer, number: number, .failed), &reactor, &server)
   }
 
-  mutating func undoEnded(_ resource: String, _ peer: Int, _ number: UInt64, _ result: UndoResult) {
-    guard let slot = slot(of: resource), let box = volumes[slot],
+  mutating func undoEnded(_ life: VolumeLife, _ peer: Int, _ number: UInt64, _ result: UndoResult) {
+    let resource = life.resource
+    guard let slot = slot(of: life), let box = volumes[slot],
       box.volume.replica.awaitsUndo(number, peer: peer)
     else {
       // The data may have changed while it was read, and nothing was given up for it.

@@ -1,6 +1,8 @@
 /// What other threads ask the reactor's thread to do.
+import BlockIO
 import BlockTypes
 import Configuration
+import Glibc
 import Replication
 public import Control
 
@@ -13,9 +15,9 @@ enum NodeMessage: Sendable {
   /// The program starts: bring the resource up, and make it Primary again when that is safe.
   case restore(Restored, ReplyHandler)
   /// A handler ended with this exit status.
-  case handlerEnded(resource: String, peer: Int, HandlerCall, status: Int32)
+  case handlerEnded(VolumeLife, peer: Int, HandlerCall, status: Int32)
   /// What a discard would lose was kept, or could not be.
-  case undoEnded(resource: String, peer: Int, number: UInt64, UndoResult)
+  case undoEnded(VolumeLife, peer: Int, number: UInt64, UndoResult)
   /// Somebody watches with `events2`.
   case subscribe(EventSink)
   /// Clean end of the program.
@@ -25,6 +27,25 @@ enum NodeMessage: Sendable {
   struct Restored: Sendable {
     var configuration: ResourceConfiguration
     var wantsPrimary: Bool
+    /// An administrator disconnected it: it stands alone.
+    var isDisconnected: Bool
+  }
+}
+
+/// A resource from one `up` to its `down`: an answer that comes later is not for the next one.
+struct VolumeLife: Hashable, Sendable {
+  var resource: String
+  var number: UInt64
+}
+
+extension Mailbox<NodeMessage> {
+  /// Posts what somebody waits for, from a thread that may wait: a mailbox that is full is emptied
+  /// at the next turn of the loop.
+  func postPatiently(_ message: NodeMessage) {
+    for _ in 0..<600 {
+      if post(message) { return }
+      usleep(100_000)
+    }
   }
 }
 

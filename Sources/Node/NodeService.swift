@@ -137,10 +137,11 @@ public final class NodeService: Sendable {
     let server = try ControlServer.start(
       path: paths.controlSocket, group: group,
       subscribe: { sink in if !mailbox.post(.subscribe(sink)) { sink.close() } },
-      handler: { [self] request, reply in submit(request, reply) })
+      handler: { [self] request, reply in submit(request, restoration, reply) })
     restoration.wait(seconds: Restoration.patienceSeconds) { state.isStopping }
     if !state.isStopping { whenReady() }
-    state.waitForStop()
+    while !restoration.isDone, !state.waitForStop(seconds: 0.5) { restoration.begin() }
+    _ = state.waitForStop()
     server.close()
     terminate()
     _ = unsafe unlink(paths.controlSocket)
@@ -157,16 +158,17 @@ public final class NodeService: Sendable {
   /// Ends the node cleanly: demote, say goodbye, flush, mark clean.
   public func stop() { state.stop() }
 
-  private func submit(_ request: ControlRequest, _ reply: @escaping ReplyHandler) {
+  private func submit(
+    _ request: ControlRequest, _ restoration: Restoration, _ reply: @escaping ReplyHandler
+  ) {
     let state = state
+    // Before the loop hears of it: what is asked for later would come up after it was taken down.
+    if request.command == .down, let name = request.resource { restoration.forget(name) }
     let posted = mailbox.post(
       .request(request) { answer in
-        guard answer.exitCode == 0, state.remembers(request.command) else { return reply(answer) }
+        guard state.isChanged(by: request, answer) else { return reply(answer) }
         // Writing a file may take its time, and this is the reactor's thread.
-        state.worker.add {
-          state.record(request)
-          reply(answer)
-        }
+        state.worker.add { reply(state.record(request, answer)) }
       })
     guard !posted else { return }
     reply(ControlReply(exitCode: 20, standardError: ["ashlard: too many requests; try again"]))
@@ -188,7 +190,9 @@ public final class NodeService: Sendable {
         logger.error("\(resource.name) was up, but is not in the configuration any more")
         return nil
       }
-      return NodeMessage.Restored(configuration: found, wantsPrimary: resource.primary)
+      return NodeMessage.Restored(
+        configuration: found, wantsPrimary: resource.primary,
+        isDisconnected: resource.disconnected == true)
     }
   }
 
@@ -245,6 +249,8 @@ private final class StateKeeper: @unchecked Sendable {
   private let path: String
   private let logger: Logger
   private var state: NodeState
+  /// What could not be written is written with the next change.
+  private var isWritten = true
   private var wasStopped = false
   private let stopped = DispatchSemaphore(value: 0)
 
@@ -254,7 +260,10 @@ private final class StateKeeper: @unchecked Sendable {
     do {
       state = try NodeState.read(path)
     } catch {
-      logger.error("\(path) is damaged (\(error)): nothing is brought up by itself")
+      logger.error(
+        "\(path) cannot be read (\(error)): nothing is brought up by itself; it is kept as .damaged"
+      )
+      _ = unsafe rename(path, path + ".damaged")
       state = NodeState()
     }
   }
@@ -264,12 +273,15 @@ private final class StateKeeper: @unchecked Sendable {
   /// Whether the end was asked for.
   var isStopping: Bool { lock.withLock { wasStopped } }
 
-  /// Whether a command changes what is up.
-  func remembers(_ command: ControlCommand) -> Bool {
-    switch command {
-    case .up, .down, .primary, .secondary: true
-    case .status, .show, .events, .attach, .detach, .connect, .disconnect, .invalidate,
-      .invalidateRemote, .newCurrentUUID, .pauseSync, .resumeSync, .verify, .explainDiscard,
+  /// Whether a request that was answered so changes what is up. `down` of what is not up does: it
+  /// may have been up when the daemon ended, and have failed to come up since.
+  func isChanged(by request: ControlRequest, _ answer: ControlReply) -> Bool {
+    switch request.command {
+    case .down: answer.exitCode == 0 || answer.refusal == Control.Refusal.unknownResource.code
+    case .connect: answer.exitCode == 0 && !request.tentative
+    case .up, .disconnect, .primary, .secondary: answer.exitCode == 0
+    case .status, .show, .events, .attach, .detach, .invalidate, .invalidateRemote, .newCurrentUUID,
+      .pauseSync, .resumeSync, .verify, .explainDiscard,
       .netOptions, .diskOptions, .resourceOptions:
       false
     }
@@ -278,22 +290,28 @@ private final class StateKeeper: @unchecked Sendable {
   /// Waits until everything is written that was to be.
   func finishWriting() { worker.finish(within: 10) }
 
-  /// Remembers what a successful request changed.
-  func record(_ request: ControlRequest) {
-    guard let name = request.resource ?? request.configuration?.name else { return }
-    lock.withLock {
+  /// Remembers what a request changed; returns what the administrator is told.
+  func record(_ request: ControlRequest, _ answer: ControlReply) -> ControlReply {
+    guard let name = request.resource ?? request.configuration?.name else { return answer }
+    return lock.withLock {
       let old = state
       switch request.command {
       case .up: state.setUp(name)
-      case .down: state.setDown(name)
       case .primary: state.setPrimary(name, true)
       case .secondary: state.setPrimary(name, false)
-      case .status, .show, .events, .attach, .detach, .connect, .disconnect, .invalidate,
-        .invalidateRemote, .newCurrentUUID, .pauseSync, .resumeSync, .verify, .explainDiscard,
-        .netOptions, .diskOptions, .resourceOptions:
-        return
+      case .connect: state.setDisconnected(name, false)
+      case .disconnect: state.setDisconnected(name, true)
+      default: state.setDown(name)
       }
-      if state != old { write() }
+      var told = answer
+      // It was not up, but would have come up.
+      if answer.exitCode != 0, state != old { told = ControlReply() }
+      if state != old || !isWritten { write() }
+      if !isWritten {
+        told.standardError.append(
+          "\(name): warning: \(path) cannot be written: a restart of ashlard will not know of this")
+      }
+      return told
     }
   }
 
@@ -302,14 +320,16 @@ private final class StateKeeper: @unchecked Sendable {
     lock.withLock {
       let old = state
       state.setAllSecondary()
-      if state != old { write() }
+      if state != old || !isWritten { write() }
     }
   }
 
   private func write() {
     do {
       try state.write(path)
+      isWritten = true
     } catch {
+      isWritten = false
       logger.error("cannot write \(path): \(error)")
     }
   }
@@ -319,5 +339,15 @@ private final class StateKeeper: @unchecked Sendable {
     stopped.signal()
   }
 
-  func waitForStop() { stopped.wait() }
+  /// Waits for the end; returns whether it was asked for within `seconds`.
+  func waitForStop(seconds: Double = .infinity) -> Bool {
+    guard seconds < .infinity else {
+      stopped.wait()
+      return true
+    }
+    guard stopped.wait(timeout: .now() + seconds) == .success else { return false }
+    // Whoever waits next is to see it, too.
+    stopped.signal()
+    return true
+  }
 }

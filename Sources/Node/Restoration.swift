@@ -1,36 +1,76 @@
 /// Bringing up what was up when the daemon starts: none waits for another, and nothing for ever.
 ///
-/// What must hold: `begin` and `wait` are called by one thread; at most `atATimeMax` disks are
-/// being attached at a time, because each takes a buffer of 1 MiB from the node's pool, unless
-/// those before them have not answered in time.
+/// What a machine that has just started lacks may come: an address, a disk of a SAN. What failed
+/// for want of it is tried again until it is up, or until an administrator takes it down.
+///
+/// What must hold: at most `atATimeMax` disks are being attached at a time, because each takes a
+/// buffer of 1 MiB from the node's pool, unless those before them have not answered in time.
 import BlockIO
 import Configuration
 import Control
 import Foundation
 
-/// What is brought up at the start, and what of it has not been answered.
+/// What is brought up at the start, and what of it is not up yet.
 final class Restoration: @unchecked Sendable {
-  // Unchecked: `unanswered` is touched with `condition` locked, the rest by one thread.
+  // Unchecked: everything that changes is touched with `condition` locked.
   private let condition = NSCondition()
-  private var unanswered: Set<String> = []
-  private var left: ArraySlice<NodeMessage.Restored>
+  private var entries: [Entry]
+  private var atATimeMax = Restoration.atATimeMax
   private let mailbox: Mailbox<NodeMessage>
   private let log: LogQueue
+
+  /// One resource that is to be up.
+  private struct Entry {
+    var wanted: NodeMessage.Restored
+    /// The node was asked and has not answered.
+    var isAsked = false
+    var wasAnswered = false
+    var dueAt = Date.distantPast
+    var pauseSeconds = 1.0
+    /// What the last attempt ended with: said once, not with each attempt.
+    var said: [String] = []
+
+    var name: String { wanted.configuration.name }
+  }
 
   /// How long the daemon's start waits for disks.
   static let patienceSeconds = 10.0
   /// Disks that are attached at a time: half of the pool's buffers of 1 MiB.
   static let atATimeMax = 32
+  /// The longest pause between two attempts.
+  static let pauseSecondsMax = 30.0
 
   init(_ wanted: [NodeMessage.Restored], _ mailbox: Mailbox<NodeMessage>, _ log: LogQueue) {
-    left = wanted[...]
+    entries = wanted.map { Entry(wanted: $0) }
     self.mailbox = mailbox
     self.log = log
   }
 
-  /// Asks for as many as may be attached at a time.
+  /// Whether everything is up, or cannot be.
+  var isDone: Bool { condition.withLock { entries.isEmpty } }
+
+  /// Asks for what is due, as many as may be attached at a time.
   func begin() {
-    while !left.isEmpty, condition.withLock({ unanswered.count }) < Self.atATimeMax { beginNext() }
+    for wanted in condition.withLock({ takeDue() }) {
+      let name = wanted.configuration.name
+      let posted = mailbox.post(.restore(wanted) { reply in self.answered(name, reply) })
+      if !posted {
+        answered(name, ControlReply(exitCode: 20, standardError: ["too many requests"]))
+      }
+    }
+  }
+
+  private func takeDue() -> [NodeMessage.Restored] {
+    var asked = entries.count(where: \.isAsked)
+    let now = Date()
+    var due: [NodeMessage.Restored] = []
+    for index in entries.indices where !entries[index].isAsked && entries[index].dueAt <= now {
+      guard asked < atATimeMax else { break }
+      asked += 1
+      entries[index].isAsked = true
+      due.append(entries[index].wanted)
+    }
+    return due
   }
 
   /// Waits until all have been brought up or have failed, but no longer than `seconds` and not when
@@ -39,35 +79,63 @@ final class Restoration: @unchecked Sendable {
     let deadline = Date(timeIntervalSinceNow: seconds)
     while Date() < deadline, !isStopping() {
       begin()
-      let isDone = condition.withLock {
+      let isAnswered = condition.withLock {
         // Short, because nobody says here that the end was asked for.
-        if !unanswered.isEmpty { _ = condition.wait(until: Date(timeIntervalSinceNow: 0.05)) }
-        return unanswered.isEmpty
+        if !allAnswered { _ = condition.wait(until: Date(timeIntervalSinceNow: 0.05)) }
+        return allAnswered
       }
-      if isDone, left.isEmpty { return }
+      if isAnswered { return }
     }
     guard !isStopping() else { return }
-    let late = condition.withLock { unanswered.sorted() }
+    let late = condition.withLock {
+      atATimeMax = .max
+      return entries.filter { $0.isAsked && !$0.wasAnswered }.map(\.name).sorted()
+    }
     for name in late {
       log.write(.warning, "\(name): its disk has not answered yet; going on without it")
     }
-    while !left.isEmpty { beginNext() }
+    begin()
   }
 
-  private func beginNext() {
-    guard let next = left.popFirst() else { return }
-    let name = next.configuration.name
-    condition.withLock { _ = unanswered.insert(name) }
-    let posted = mailbox.post(.restore(next) { reply in self.answered(name, reply) })
-    if !posted { answered(name, ControlReply(exitCode: 20, standardError: ["too many requests"])) }
+  private var allAnswered: Bool { entries.allSatisfy(\.wasAnswered) }
+
+  /// The administrator takes it down, up or not: it is not asked for any more.
+  func forget(_ name: String) {
+    condition.withLock { entries.removeAll { $0.name == name } }
   }
 
   /// On the reactor's thread.
   private func answered(_ name: String, _ reply: ControlReply) {
-    for line in reply.standardError { log.write(.error, "\(name): \(line)") }
-    condition.withLock {
-      unanswered.remove(name)
-      condition.broadcast()
+    let lines = condition.withLock { () -> [String] in
+      defer { condition.broadcast() }
+      guard let index = entries.firstIndex(where: { $0.name == name }) else {
+        return reply.standardError
+      }
+      guard reply.mayChange else {
+        entries.remove(at: index)
+        // The administrator was faster.
+        return reply.refusal == Refusal.resourceExists.code ? [] : reply.standardError
+      }
+      entries[index].isAsked = false
+      entries[index].wasAnswered = true
+      entries[index].dueAt = Date(timeIntervalSinceNow: entries[index].pauseSeconds)
+      entries[index].pauseSeconds = min(2 * entries[index].pauseSeconds, Self.pauseSecondsMax)
+      guard entries[index].said != reply.standardError else { return [] }
+      entries[index].said = reply.standardError
+      return reply.standardError + ["it is tried again until it is up or taken down"]
     }
+    for line in lines { log.write(.error, "\(name): \(line)") }
+  }
+}
+
+extension ControlReply {
+  /// Whether the same request may succeed later without anything done to this node: an address or
+  /// a disk that comes late, a buffer that is free again.
+  fileprivate var mayChange: Bool {
+    let codes = [
+      Refusal.localAddressInUse, .localAddressMissing, .cannotOpenDisk, .metadataReadError,
+      .transient,
+    ].map(\.code)
+    return refusal.map(codes.contains) ?? (exitCode == 20)
   }
 }

@@ -2,7 +2,8 @@
 ///
 /// Written to a new file that replaces the old one and is on the disk before the command that
 /// changed it is answered: after a power loss it is the old or the new list. A role is taken up
-/// again only while the machine runs on: with the machine the clients have gone, too.
+/// again, and a connection stays cut, only while the machine runs on: with the machine the clients
+/// have gone, too, and what comes up then is as new.
 import BlockIO
 import Foundation
 import Glibc
@@ -13,6 +14,8 @@ struct NodeState: Codable, Equatable {
   struct Resource: Codable, Equatable {
     var name: String
     var primary: Bool
+    /// An administrator disconnected it.
+    var disconnected: Bool?
   }
   var resources: [Resource] = []
   /// The start of the machine that the roles belong to.
@@ -37,17 +40,33 @@ struct NodeState: Codable, Equatable {
     }
   }
 
+  mutating func setDisconnected(_ name: String, _ disconnected: Bool) {
+    for index in resources.indices where resources[index].name == name {
+      resources[index].disconnected = disconnected ? true : nil
+    }
+  }
+
   /// The node was ended cleanly: no role is held any more.
   mutating func setAllSecondary() {
     for index in resources.indices { resources[index].primary = false }
   }
 
   /// The list at `path`; empty when there is none. What an earlier start of the machine left is
-  /// Secondary.
+  /// Secondary and connects.
+  ///
+  /// - Throws: when there is a list that cannot be read: it is not to be taken for an empty one.
   static func read(_ path: String, boot: String? = currentBoot) throws -> NodeState {
-    guard let data = FileManager.default.contents(atPath: path) else { return NodeState() }
-    var state = try JSONDecoder().decode(NodeState.self, from: data)
-    if state.boot != boot { state.setAllSecondary() }
+    let file: FileHandle
+    do throws(SystemError) {
+      file = try open(path, O_RDONLY)
+    } catch {
+      guard error.errno == ENOENT else { throw error }
+      return NodeState()
+    }
+    var state = try JSONDecoder().decode(NodeState.self, from: file.readToEnd() ?? Data())
+    if state.boot != boot {
+      state.resources = state.resources.map { Resource(name: $0.name, primary: false) }
+    }
     state.boot = boot
     return state
   }
@@ -69,7 +88,9 @@ struct NodeState: Codable, Equatable {
     try Self.open(directory, O_RDONLY | O_DIRECTORY).synchronize()
   }
 
-  private static func open(_ path: String, _ flags: Int32) throws -> FileHandle {
+  private static func open(
+    _ path: String, _ flags: Int32
+  ) throws(SystemError) -> FileHandle {
     let descriptor = unsafe Glibc.open(path, flags | O_CLOEXEC, 0o640)
     guard descriptor >= 0 else { throw SystemError(call: "open", errno: errno, path: path) }
     return FileHandle(fileDescriptor: descriptor, closeOnDealloc: true)

@@ -48,6 +48,7 @@ struct VolumeCounters: BitwiseCopyable {
 @safe
 struct Volume: ~Copyable {
   let index: Int
+  let life: VolumeLife
   var configuration: ResourceConfiguration
   private(set) var host: HostConfiguration
   let peerHosts: [HostConfiguration]
@@ -103,6 +104,8 @@ struct Volume: ~Copyable {
   var undo: UndoCancellation?
   /// Forgotten as soon as nothing is in flight.
   var isLeaving = false
+  /// It was disconnected by an administrator before the daemon was restarted.
+  var standsAlone = false
   /// The core is to be told to connect, after `up`, as soon as the command under way has ended.
   var mustConnect = false
   /// The node ends, and this volume could not be left yet: a command was under way.
@@ -124,13 +127,15 @@ struct Volume: ~Copyable {
   }
 
   init(
-    index: Int, configuration: ResourceConfiguration, node: String, listener: consuming Listener,
-    options: ReplicaOptions, peerAddresses: [SocketAddress], seed: UInt64
+    index: Int, life: UInt64, configuration: ResourceConfiguration, node: String,
+    listener: consuming Listener, options: ReplicaOptions, peerAddresses: [SocketAddress],
+    seed: UInt64
   ) {
     guard let host = configuration.host(named: node) else {
       preconditionFailure("checked before the volume is made")
     }
     self.index = index
+    self.life = VolumeLife(resource: configuration.name, number: life)
     self.configuration = configuration
     self.host = host
     self.listener = listener

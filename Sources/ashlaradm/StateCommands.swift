@@ -43,7 +43,8 @@ struct Up: StateCommand {
   @OptionGroup var named: NamedResources
 }
 
-/// Reaches also what is up and no longer configured, and is content with what is down already.
+/// Reaches also what is no longer configured, and is content with what is down already. What is not
+/// up is asked for as well: the daemon may be about to bring it up.
 struct Down: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "down", abstract: "Disconnect, detach and forget the resource.")
@@ -54,14 +55,32 @@ struct Down: ParsableCommand {
     let session = try Session(common)
     let configuration = try session.configuration()
     let up = Set(try session.status().map(\.name))
-    let isConfigured = { (name: String) in configuration.resource(named: name) != nil }
-    let orphans = named.resources.filter { up.contains($0) && !isConfigured($0) }
-    let words = named.resources.filter { !orphans.contains($0) }
-    let targets = words.isEmpty ? [] : try session.targets(words, in: configuration)
-    let names = orphans + targets.map(\.resource.name).filter(up.contains)
-    try forEach(names) { name throws(CommandFailure) in
-      try session.perform(ControlRequest(.down, resource: name))
+    let strangers = named.resources.filter {
+      configuration.resource(named: $0) == nil && $0 != "all" && !$0.contains("/")
     }
+    var words = named.resources.filter { !strangers.contains($0) }
+    var names = strangers.filter(up.contains)
+    for name in strangers where !up.contains(name) {
+      let isKnown = try !session.dryRun && forget(name, session)
+      // Of what nobody knows, the list of targets says so.
+      if !isKnown { words.append(name) }
+    }
+    if !words.isEmpty {
+      names += try session.targets(words, in: configuration).map(\.resource.name)
+    }
+    try forEach(names) { name throws(CommandFailure) in
+      if up.contains(name) { return try session.perform(ControlRequest(.down, resource: name)) }
+      if !session.dryRun { _ = try forget(name, session) }
+      return 0
+    }
+  }
+
+  /// Has the daemon forget what is not up; `false` when it did not know of it.
+  private func forget(_ name: String, _ session: Session) throws(CommandFailure) -> Bool {
+    let reply = try session.send(ControlRequest(.down, resource: name))
+    guard reply.refusal != Refusal.unknownResource.code else { return false }
+    show(reply)
+    return true
   }
 }
 

@@ -14,13 +14,17 @@ import Testing
     state.setUp("r0")
     state.setUp("r1")
     state.setPrimary("r1", true)
+    state.setDisconnected("r0", true)
     try state.write(path, boot: "one")
     #expect(try NodeState.read(path, boot: "one").resources == state.resources)
     let later = try NodeState.read(path, boot: "two")
     #expect(later.resources.map(\.name) == ["r0", "r1"])
     #expect(later.resources.map(\.primary) == [false, false])
+    #expect(later.resources.map(\.disconnected) == [nil, nil])
     #expect(NodeState.currentBoot?.isEmpty == false)
     // What cannot be written is said, and the old list stays.
     #expect(throws: (any Error).self) { try state.write("/nonexistent/up.json") }
+    // One that cannot be read is not taken for an empty one.
+    #expect(throws: (any Error).self) { try NodeState.read(NSTemporaryDirectory()) }
   }
 }
