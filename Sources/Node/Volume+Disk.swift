@@ -23,6 +23,8 @@ struct AttachedDisk {
   let transaction: BufferID
   /// A piece of the metadata while it is read; `nil` when all was read.
   var piece: BufferID?
+  /// Bytes that are read into it at once.
+  let pieceBytes: Int
   var loading = MetadataLoading()
   var sequence: UInt64 = 0
   /// The copy that the next write goes to.
@@ -115,20 +117,20 @@ extension Volume {
     }
     let sizes = [
       Superblock.byteCount, Superblock.byteCount, Replica.pageWriteLimit * BitmapPage.byteCount,
-      ActivityLog.transactionBytes, MetadataLoading.pieceBytes,
+      ActivityLog.transactionBytes,
     ]
     var buffers: [BufferID] = []
     for size in sizes {
-      guard let buffer = reactor.allocate(UInt32(size)) else {
-        for buffer in buffers { reactor.release(buffer) }
-        throw OpenError(failure: .cannotOpen("no buffer is free; try again"))
-      }
-      buffers.append(buffer)
+      if let buffer = reactor.allocate(UInt32(size)) { buffers.append(buffer) }
+    }
+    guard buffers.count == sizes.count, let piece = MetadataLoading.allocate(&reactor) else {
+      for buffer in buffers { reactor.release(buffer) }
+      throw OpenError(failure: .cannotOpen("no buffer is free; try again"))
     }
     return AttachedDisk(
       dataDescriptor: descriptor, metadataDescriptor: metadataDescriptor, placement: placement,
       layout: layout, copies: (buffers[0], buffers[1]), pages: buffers[2], transaction: buffers[3],
-      piece: buffers[4], token: token)
+      piece: piece.buffer, pieceBytes: piece.bytes, token: token)
   }
 
   private static func device(_ path: String) throws(OpenError) -> BlockDevice {
@@ -234,6 +236,7 @@ extension Volume {
     reactor.release(open.pages)
     reactor.release(open.transaction)
     if let piece = open.piece { reactor.release(piece) }
+    logRing = LogRing()
     disk = nil
     dataDevice = nil
     metadataDevice = nil

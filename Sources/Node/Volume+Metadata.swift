@@ -12,8 +12,26 @@ import Replication
 
 /// How far the metadata of a disk was read: the activity log after a crash, then the bitmaps.
 struct MetadataLoading {
-  /// Bytes read at once: the whole ring of the activity log, or 256 pages of a bitmap.
-  static let pieceBytes = ActivityLog.ringBytes
+  /// What may be read at once, and how many buffers of that size are left to others: half of the
+  /// pool. A disk that does not answer keeps its buffer, and clients need more than sixteen of
+  /// 1 MiB to be free; so with many such disks at the start, the later ones take smaller pieces.
+  private static let pieces: [(bytes: Int, left: Int)] = {
+    let pool = BufferPoolSizes()
+    return [
+      (1 << 20, pool.huge / 2), (256 << 10, pool.large / 2), (32 << 10, pool.medium / 2),
+      (BitmapPage.byteCount, 0),
+    ]
+  }()
+
+  /// A buffer for the largest piece that leaves enough to others; `nil` when none is free at all.
+  static func allocate(_ reactor: inout Reactor) -> (buffer: BufferID, bytes: Int)? {
+    for (bytes, left) in pieces {
+      if let buffer = reactor.allocate(UInt32(bytes), reserve: UInt32(left)) {
+        return (buffer, bytes)
+      }
+    }
+    return nil
+  }
 
   var superblock: Superblock?
   /// The core would refuse the disk: nothing needs to be read.
@@ -27,17 +45,48 @@ struct MetadataLoading {
   var pagesInPiece = 0
 }
 
+/// The activity log of a disk, put together from pieces.
+struct LogRing {
+  private var bytes: [UInt8] = []
+
+  /// What has to be read next, at most `limit` bytes; counted from the start of the log.
+  func next(_ limit: Int) -> Range<Int> {
+    bytes.count..<min(bytes.count + limit, ActivityLog.ringBytes)
+  }
+
+  /// Takes the piece that `next` named, or `nil` where it could not be read.
+  ///
+  /// - Returns: the hot extents; `nil` while more has to be read.
+  @safe
+  mutating func take(
+    _ piece: UnsafeRawBufferPointer?, for block: Superblock
+  ) -> ActivityLogRecovery? {
+    guard let piece = unsafe piece else {
+      bytes = []
+      // A log that cannot be read is as good as a damaged one: everything may differ.
+      return .damaged(.unreadable)
+    }
+    bytes.reserveCapacity(ActivityLog.ringBytes)
+    unsafe bytes.append(contentsOf: piece)
+    guard bytes.count == ActivityLog.ringBytes else { return nil }
+    defer { bytes = [] }
+    return unsafe bytes.withUnsafeBytes { ActivityLog.recover($0, for: block) }
+  }
+}
+
 extension Volume {
   /// Reads the next piece, or attaches the disk when there is none.
   mutating func readMetadata(_ reactor: inout Reactor, _ server: inout NBDServer) {
     guard var open = disk, let block = open.loading.superblock, let piece = open.piece else {
       preconditionFailure("metadata is read once its superblock is known")
     }
-    var position = open.layout.activityLogOffset
-    var length = MetadataLoading.pieceBytes
+    let log = logRing.next(open.pieceBytes)
+    var position = open.layout.activityLogOffset + UInt64(log.lowerBound)
+    var length = log.count
     open.loading.pagesInPiece = 0
     if open.loading.isRefused || !open.loading.needsLog {
-      guard let pages = nextPages(&open.loading, block) else {
+      let limit = open.pieceBytes / BitmapPage.byteCount
+      guard let pages = nextPages(&open.loading, block, limit) else {
         disk = open
         return finishAttach(block, &reactor, &server)
       }
@@ -52,13 +101,14 @@ extension Volume {
       tag: NodeTag(.metadataRead, volume: index).value)
   }
 
-  /// The pages that the next piece holds; `nil` when all that count were read.
-  private func nextPages(_ loading: inout MetadataLoading, _ block: Superblock) -> Range<Int>? {
+  /// The pages that the next piece holds, at most `limit`; `nil` when all that count were read.
+  private func nextPages(
+    _ loading: inout MetadataLoading, _ block: Superblock, _ limit: Int
+  ) -> Range<Int>? {
     guard !loading.isRefused else { return nil }
     while loading.slot < peerHosts.count {
       let count = replica.bitmapPageCount(loading.slot)
       if replica.hasBitmap(ofPeer: loading.slot, in: block), loading.page < count {
-        let limit = MetadataLoading.pieceBytes / BitmapPage.byteCount
         return loading.page..<min(loading.page + limit, count)
       }
       loading.slot += 1
@@ -81,13 +131,14 @@ extension Volume {
     }
     let memory = unsafe UnsafeRawBufferPointer(reactor.memory(of: piece))
     if open.loading.pagesInPiece == 0 {
-      let ring = unsafe UnsafeRawBufferPointer(rebasing: memory[0..<ActivityLog.ringBytes])
-      // A log that cannot be read is as good as a damaged one: everything may differ.
-      open.loading.hot =
-        result < 0 ? .damaged(.unreadable) : ActivityLog.recover(ring, for: block)
-      open.loading.needsLog = false
-      if case .damaged(let damage) = open.loading.hot {
-        reports.append(.warning("activity log: \(damage); the whole volume counts as changed"))
+      let count = logRing.next(open.pieceBytes).count
+      let bytes = unsafe UnsafeRawBufferPointer(rebasing: memory[0..<count])
+      if let hot = unsafe logRing.take(result < 0 ? nil : bytes, for: block) {
+        open.loading.hot = hot
+        open.loading.needsLog = false
+        if case .damaged(let damage) = hot {
+          reports.append(.warning("activity log: \(damage); the whole volume counts as changed"))
+        }
       }
     } else {
       for offset in 0..<open.loading.pagesInPiece {

@@ -56,6 +56,9 @@ struct Volume: ~Copyable {
   let peerAddresses: [SocketAddress]
   var replica: Replica
   var disk: AttachedDisk?
+  /// What was read of the activity log of a disk that is being attached; not in `disk`, which is
+  /// copied often.
+  var logRing = LogRing()
   /// Owns the descriptors in `disk`.
   var dataDevice: BlockDevice?
   var metadataDevice: BlockDevice?
