@@ -114,6 +114,11 @@ public struct Lineage: Equatable, Sendable {
     generations.removeSubrange((last + 1)...)
   }
 
+  /// Gives up the newest generation, if there is one.
+  public mutating func forgetNewest() {
+    if !generations.isEmpty { generations.removeLast() }
+  }
+
   /// What came after `ancestor`, oldest first: everything when it is none of these.
   public func generations(after ancestor: Generation) -> ArraySlice<Generation> {
     guard let last = generations.lastIndex(of: ancestor) else { return generations[...] }

@@ -87,20 +87,35 @@ extension Replica {
     block.wasPrimary = true
     startsAnew(block.lineage)
     if disk != .upToDate {
-      // The operator's word that this data counts: a generation of its own, unknown to all peers.
-      // What an Inconsistent disk was being made into does not count any more, only what it was.
-      for slot in 0..<peers.count where peers[slot].base == nil || disk == .inconsistent {
-        peers[slot].base = block.lineage.newest ?? Generation.beforeAll(options.node)
-      }
-      block.lineage.begin(id: entropy, author: options.node, at: unixSeconds)
-      block.diskState = .upToDate
-      crashed = false
+      beginByForce(&block)
       isForcing = true
-      if let generation = block.lineage.newest { effects.push(.note(.newGeneration(generation))) }
     }
     superblock = block
     let version = changeSuperblock()
     command?.stage = .persisting(version: version)
+  }
+
+  /// The operator's word that this data counts: a generation of its own, unknown to all peers.
+  ///
+  /// An Inconsistent disk may have the history of what it was being made into, of which it lacks a
+  /// part that nobody but the old source may have. The newest generation is given up: going on from
+  /// it, this node would be called the successor of that source, which would be overwritten (P3).
+  /// Having left it both have parted, or have nothing in common where there was no other one. The
+  /// base is what was given up: no lineage here has it, so whatever is decided, all is copied.
+  private mutating func beginByForce(_ block: inout Superblock) {
+    var mayBeTheSources = false
+    for slot in 0..<peers.count where disk == .inconsistent && peers[slot].base == nil {
+      // `takeOverHistory` forgets the base: with one, the history is this disk's own.
+      mayBeTheSources = true
+    }
+    for slot in 0..<peers.count where peers[slot].base == nil || disk == .inconsistent {
+      peers[slot].base = block.lineage.newest ?? Generation.beforeAll(options.node)
+    }
+    if mayBeTheSources { block.lineage.forgetNewest() }
+    block.lineage.begin(id: entropy, author: options.node, at: unixSeconds)
+    block.diskState = .upToDate
+    crashed = false
+    if let generation = block.lineage.newest { effects.push(.note(.newGeneration(generation))) }
   }
 
   /// What this node took for a Primary without a disk, that Primary's clients know. What clients

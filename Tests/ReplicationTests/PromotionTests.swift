@@ -1,10 +1,11 @@
 /// Commands of the administrator: roles, leaving, invalidate.
 import BlockTypes
 import Metadata
-import Replication
 import TestSupport
 import Testing
 import Wire
+
+@testable import Replication
 
 @Suite struct PromotionTests {
   /// Every peer is asked, and the superblock says dirty before the first write may come.
@@ -90,9 +91,67 @@ import Wire
 
     #expect(rig.replies[forced] == .done)
     #expect(rig.replica.disk == .upToDate)
-    let generations = rig.durable.last?.lineage.generations.count
-    #expect(generations == 2, "the operator's word is a generation of its own")
+    let newest = rig.durable.last?.lineage.newest
+    #expect(newest?.author == me, "the operator's word is a generation of its own")
     #expect(rig.durable.last?.peers.first?.base == lineage(1).newest)
+  }
+
+  /// The history of a disk that was being filled is its source's: had this node gone on from there,
+  /// the source would be called the older one, and what it alone has would be overwritten.
+  @Test(arguments: [lineage(1, 2), lineage(1, 2, 3), lineage(2)])
+  func forcedTargetIsNotTheSuccessorOfItsSource(history: Lineage) throws {
+    let rig = Rig()
+    rig.attach(superblock(.inconsistent, history), marked: 3..<9)
+    rig.command(.primary(force: true))
+    rig.settle()
+
+    let block = try #require(rig.durable.last)
+    #expect(block.diskState == .upToDate && block.lineage.newest?.author == me)
+    switch block.lineage.relation(to: history) {
+    case .parted(let ancestor): #expect(ancestor == history.generations.dropLast().last)
+    case .unrelated: #expect(history.generations.count == 1)
+    default: Issue.record("\(block.lineage) against \(history)")
+    }
+    let mine = rig.replica.report(for: 0)
+    for base in [nil, history.generations.first] {
+      for iAmVictim in [false, true] {
+        var (mine, theirs) = (mine, peerReport(.upToDate, history))
+        theirs.base = base
+        mine.role = .secondary
+        if iAmVictim { mine.discardMyData = true } else { theirs.discardMyData = true }
+        let decision = Decision.decide(mine: mine, theirs: theirs, iAmLower: true)
+        let isRefused = history.generations.count == 1
+        #expect(decision.action == (isRefused ? .refuse : iAmVictim ? .syncTarget : .syncSource))
+        #expect(decision.extent == (isRefused ? .none : .full), "the bitmaps are not believed")
+      }
+    }
+  }
+
+  /// What a disk had before it was to be filled is its own history: the base tells the two apart.
+  @Test func forcedVictimGoesOnFromWhatItHad() {
+    let rig = Rig()
+    var block = superblock(.inconsistent, lineage(1, 2))
+    block.peers = [PeerSlotRecord(node: other, base: lineage(1).newest)]
+    rig.attach(block)
+    rig.command(.primary(force: true))
+    rig.settle()
+
+    #expect(rig.durable.last?.lineage.generations.count == 3)
+    #expect(rig.durable.last?.peers.first?.base == lineage(1, 2).newest)
+  }
+
+  /// What was taken over counts with the superblock that says so, and not before.
+  @Test func diskThatFailsWhileItIsForcedStaysWhatItWas() {
+    let rig = Rig()
+    rig.attach(superblock(.inconsistent, lineage(1, 2)))
+    let forced = rig.command(.primary(force: true))
+    rig.finishSuperblock(result: -5)
+
+    #expect(rig.replies[forced] == .refused(.noDiskToPromote))
+    #expect(rig.durable.isEmpty && rig.replica.role == .secondary)
+    rig.attach(superblock(.inconsistent, lineage(1, 2)))
+    #expect(rig.replica.disk == .inconsistent)
+    #expect(rig.replies[rig.command(.primary(force: false))] == .refused(.needUpToDateData))
   }
 
   @Test func forceMakesNoDiskAppear() {
