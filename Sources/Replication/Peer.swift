@@ -190,7 +190,8 @@ struct Peer: BitwiseCopyable {
   var verifiesHere = 0
   /// Whose data a repair copies, once what is compared is marked.
   var repairSource: RepairSource?
-  /// One was cut in this run: what is marked is not copied before a side is named again.
+  /// One was cut in this run, or left marks behind: what is marked is not copied before a side is
+  /// named again.
   var repairWasCut = false
   /// Target: what a repair has left to do.
   var repair: Repair?

@@ -15,7 +15,8 @@
 /// A promotion in between turns the order round: the range is skipped, and asked for the other way.
 ///
 /// Neither side stops being UpToDate: both were before, and one of them was wrong. Where a repair
-/// was cut, what is left stays marked.
+/// was cut, or the source could not read a block, what is left stays marked, and no reconnect
+/// copies it: a side has to be named for all of it.
 public import BlockTypes
 import Metadata
 import Wire
@@ -151,6 +152,25 @@ extension Replica {
     beginCleanFlush()
     if peers[slot].replication == .verifyS { return endVerify(slot) }
     effects.push(.send(connection, MessageHeader(.repairEnd), .none))
+  }
+
+  /// Whether nothing of what was to be repaired is left. What is left waits for a side to be named.
+  mutating func repairIsComplete(_ slot: Int) -> Bool {
+    guard peers[slot].repairSource != nil, let range = peers[slot].verify?.range else {
+      return true
+    }
+    guard markedRange(forPeer: slot, from: BlockIndex(0), within: range) == nil else {
+      peers[slot].repairWasCut = true
+      return false
+    }
+    forgetCutRepair(slot)
+    return true
+  }
+
+  /// A repair that was cut is over when no block is marked any more: one of a part of the volume
+  /// names no side for the rest.
+  mutating func forgetCutRepair(_ slot: Int) {
+    if bitmaps[slot].setCount == 0 { peers[slot].repairWasCut = false }
   }
 
   // MARK: Target

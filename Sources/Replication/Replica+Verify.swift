@@ -76,7 +76,8 @@ extension Replica {
   private static var toldLimit: Int { 1_000 }
   /// In `verifyResult`: the sender has locked the range itself.
   static var lockedByAsker: UInt64 { .max }
-  /// The length of a `verifyEnd` after everything was compared and repaired.
+  /// The length of a `verifyEnd` after everything was compared and, where that was asked for,
+  /// repaired. 0 also when the source could not read all that was to be repaired.
   static var isComplete: UInt64 { 1 }
 
   // MARK: Begin and end
@@ -257,12 +258,13 @@ extension Replica {
 
   /// Everything is compared and, where that was asked for, repaired.
   mutating func endVerify(_ slot: Int) {
+    let isComplete = repairIsComplete(slot)
     finishVerify(slot)
-    if peers[slot].repairSource != nil { peers[slot].repairWasCut = false }
     peers[slot].repairSource = nil
     become(slot, replication: .established)
     if let connection = peers[slot].connection {
-      effects.push(.send(connection, MessageHeader(.verifyEnd, length: Self.isComplete), .none))
+      let length = isComplete ? Self.isComplete : 0
+      effects.push(.send(connection, MessageHeader(.verifyEnd, length: length), .none))
     }
   }
 
@@ -458,7 +460,7 @@ extension Replica {
       if peers[slot].replication == .verifyT, bitmaps[slot].setCount > 0 { _ = wantSweep() }
       if header.length == Self.isComplete, peers[slot].repairSource != nil {
         peers[slot].repairSource = nil
-        peers[slot].repairWasCut = false
+        forgetCutRepair(slot)
       }
       stopVerify(slot, .noRemoteDisk)
     default: preconditionFailure("no message of a verify")

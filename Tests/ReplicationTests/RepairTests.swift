@@ -2,10 +2,11 @@
 /// the lock of whoever writes.
 import BlockTypes
 import Metadata
-import Replication
 import TestSupport
 import Testing
 import Wire
+
+@testable import Replication
 
 /// Who this node is, and which side the administrator named: every case of a repair.
 struct RepairCase: CustomTestStringConvertible, Sendable {
@@ -365,6 +366,76 @@ extension Rig {
     #expect(rig.replication == .established && rig.marked == [1, 2])
     let rule = rig.replica.lastMeeting(withPeer: 0)?.decision.rule
     #expect(rule == .equalUndecided)
+  }
+
+  /// The source could not read a block: a reconnect does not copy it the other way.
+  @Test func whatTheSourceCouldNotReadStaysUndecided() throws {
+    let rig = Rig.repairing(Self.targetPrimary)
+    let asked = try #require(rig.sent(.repairRequestLocked))
+    rig.receive(MessageHeader(.repairSkipped, id: asked.id, offset: asked.offset, length: 1))
+    #expect(rig.sent(.verifyEnd)?.length == 0, "the source hears that it is not complete")
+    #expect(Self.ruleOfReconnect(rig, outOfSyncBlocks: 2) == .equalUndecided)
+    #expect(rig.replication == .established && rig.marked == [1, 2])
+  }
+
+  /// A repair of a part, after one that was cut, names no side for the rest.
+  @Test func repairOfAPartDoesNotDecideTheRest() throws {
+    let rig = Rig.repairing(Self.targetPrimary)
+    #expect(Self.ruleOfReconnect(rig, outOfSyncBlocks: 2) == .equalUndecided)
+    var plan = VerifyPlan()
+    plan.start = 2 * blockSize
+    plan.repairSource = .peer
+    plan.onlyMarked = true
+    rig.beginVerify(plan)
+    rig.answerRepair(try #require(rig.sent(.repairRequestLocked)))
+    rig.settle()
+    #expect(rig.marked == [1] && rig.sent(.verifyEnd)?.length == 1)
+    #expect(Self.ruleOfReconnect(rig, outOfSyncBlocks: 1) == .equalUndecided)
+    #expect(rig.marked == [1])
+  }
+
+  /// The same on the side that was asked.
+  @Test func completeRepairOfAPartIsRememberedByBoth() {
+    let rig = Rig.repairedByPeer(.local)
+    rig.receive(.verifyEnd, length: 0)
+    #expect(rig.replica.report(for: 0).repairWasCut)
+    let start = MessageHeader(
+      .verifyStart, offset: UInt64(RepairSource.local.rawValue),
+      length: UInt64(DigestAlgorithm.crc32c.rawValue))
+    rig.receive(start)
+    rig.receive(.verifyEnd, length: 1)
+    #expect(rig.marked == [1, 2] && rig.replica.report(for: 0).repairWasCut)
+  }
+
+  /// When all of it is repaired, the repair that was cut is over: what a later verify marks is the
+  /// Primary's again.
+  @Test func repairOfAllEndsTheOneThatWasCut() throws {
+    let rig = Rig.repairing(Self.targetPrimary)
+    #expect(Self.ruleOfReconnect(rig, outOfSyncBlocks: 2) == .equalUndecided)
+    var plan = VerifyPlan()
+    plan.repairSource = .peer
+    plan.onlyMarked = true
+    rig.beginVerify(plan)
+    rig.answerRepair(try #require(rig.sent(.repairRequestLocked)))
+    rig.settle()
+    #expect(rig.marked.isEmpty)
+    rig.receive(.verifyStart, length: UInt64(DigestAlgorithm.crc32c.rawValue))
+    rig.receive(MessageHeader(.verifyResult, id: .max, offset: 4096, length: 0b1))
+    rig.receive(.verifyEnd, length: 1)
+    #expect(Self.ruleOfReconnect(rig, outOfSyncBlocks: 1) == .equalMarked)
+  }
+
+  /// The connection is lost, and the peer comes back with so many marked blocks.
+  private static func ruleOfReconnect(
+    _ rig: Rig, _ disk: DiskState = .upToDate, outOfSyncBlocks: UInt64
+  ) -> Rule? {
+    rig.breakConnection()
+    rig.settle()
+    rig.dialAndGreetAgain()
+    var report = peerReport(disk)
+    report.outOfSyncBlocks = outOfSyncBlocks
+    rig.shakeHands(report)
+    return rig.replica.lastMeeting(withPeer: 0)?.decision.rule
   }
 
   @Test func detachGivesTheRepairUp() throws {
