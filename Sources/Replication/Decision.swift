@@ -346,6 +346,10 @@ extension Decision {
     return nobodyIsPrimary && mine.outOfSyncBlocks > 0 && theirs.outOfSyncBlocks > 0
   }
 
+  /// Whether both sides have all of the history, though nothing is copied: each calls itself
+  /// UpToDate, and the other one, too.
+  var makesBothUpToDate: Bool { rule == .equalClean || rule == .equalUndecided }
+
   /// One side goes further, and knows that it is not the newest itself: what it lacks was on a disk
   /// that is not there any more. The administrator says what counts.
   private static var noGoodSource: Decision { Decision(.refuse, .extends, .noGoodSource) }

@@ -134,7 +134,7 @@ extension Replica {
       block.diskState = .upToDate
       become(disk: .upToDate)
     case .noSync:
-      if decision.rule == .equalClean || decision.rule == .equalUndecided {
+      if decision.makesBothUpToDate {
         block.diskState = .upToDate
         block.wasPrimary = role == .primary
         become(disk: .upToDate)
@@ -199,8 +199,8 @@ extension Replica {
     switch decision.action {
     case .syncSource: .inconsistent
     case .syncTarget: .upToDate
-    case .noSync: decision.rule == .equalClean ? .upToDate : report.disk
-    case .refuse: report.disk
+    case .noSync where decision.makesBothUpToDate: .upToDate
+    case .noSync, .refuse: report.disk
     }
   }
 

@@ -425,6 +425,27 @@ extension Rig {
     #expect(Self.ruleOfReconnect(rig, outOfSyncBlocks: 1) == .equalMarked)
   }
 
+  /// Both are UpToDate afterwards, whatever the peer called itself before: it may be repaired from,
+  /// read from, and left behind.
+  @Test func outdatedPeerOfAnUndecidedPairIsUpToDate() throws {
+    let rig = Rig.repairing(Self.targetPrimary)
+    #expect(Self.ruleOfReconnect(rig, .outdated, outOfSyncBlocks: 2) == .equalUndecided)
+    #expect(rig.peer.disk == .upToDate)
+    var plan = VerifyPlan()
+    plan.repairSource = .peer
+    plan.onlyMarked = true
+    rig.beginVerify(plan)
+    rig.answerRepair(try #require(rig.sent(.repairRequestLocked)))
+    rig.settle()
+    #expect(rig.marked.isEmpty)
+
+    rig.submit(.read, blocks: 9..<10, tag: 1)
+    rig.finishDisk(result: -5)
+    rig.answerRead(try #require(rig.sent(.readRequest)))
+    rig.settle()
+    #expect(rig.completions[1] == .done, "the disk cannot read it, the peer can")
+  }
+
   /// The connection is lost, and the peer comes back with so many marked blocks.
   private static func ruleOfReconnect(
     _ rig: Rig, _ disk: DiskState = .upToDate, outOfSyncBlocks: UInt64
