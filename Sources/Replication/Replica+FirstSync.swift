@@ -3,13 +3,15 @@
 ///
 /// What must hold: it is believed of disks that never held data only, on both sides, and nobody is
 /// Primary. Each side takes the same first generation down by itself, the one that was asked before
-/// it answers, the other one when it is told. Whatever is lost on the way ends in a full sync:
+/// it answers, the other one when it is told:
 ///
 /// ```
 /// asked: generation on disk, UpToDate        told: generation on disk, UpToDate, meets again
 ///   assumeEqual --------------------------->
 /// ```
 /// If the news is lost, the side that was to be told is empty still, and is filled by the other.
+/// If both were asked at once and the news of both is lost, each has a first generation of its own,
+/// and nothing tells that nobody wrote: they are refused as unrelated until one is invalidated.
 import BlockTypes
 import Metadata
 import Wire

@@ -73,6 +73,27 @@ import Wire
     #expect(scenario.cluster.statistics.resyncs == 1)
   }
 
+  /// R03: both are told, and hear nothing of each other: each has a history of its own. Nothing is
+  /// overwritten before the administrator says whose disk counts for nothing.
+  @Test func r03LostNewsOfBothIsRefused() {
+    let scenario = Scenario()
+    scenario.start(0, 1)
+    scenario.run { $0.first.connection == .connected && $0.second.connection == .connected }
+    scenario.run(milliseconds: 1_000)
+    for node in 0...1 { scenario.cluster.setBlocked(true, from: node) }
+    for node in 0...1 { #expect(scenario.tell(node, .skipFirstSync)?.isDone == true) }
+    scenario.run { $0.first.connection != .connected && $0.second.connection != .connected }
+    for node in 0...1 { scenario.cluster.setBlocked(false, from: node) }
+    scenario.run { $0.first.connection == .standAlone && $0.second.connection == .standAlone }
+    #expect(scenario.first.reason == .unrelatedData && scenario.second.reason == .unrelatedData)
+    #expect(scenario.cluster.statistics.resyncs == 0)
+
+    #expect(scenario.tell(1, .invalidate)?.isDone == true)
+    for node in 0...1 { scenario.tell(node, .connect) }
+    scenario.finish()
+    #expect(scenario.cluster.statistics.resyncs == 1)
+  }
+
   /// R02: writes during the first sync are on both replicas at its end.
   @Test func writesGoOnDuringTheFirstSync() {
     let scenario = Scenario { $0.volumeBlocks = 256 }
