@@ -17,6 +17,9 @@ public struct DiscardLoss: Equatable, Sendable {
   public var generations: [GenerationStatus] = []
   /// It is on record that the peer lacks writes of this node.
   public var isAlone = false
+  /// A verify has found blocks that differ, or a repair has left them: nobody wrote alone, and this
+  /// node's side of them is lost.
+  public var isMarked = false
   /// Nothing describes the difference: the whole volume is replaced.
   public var isWhole = false
   /// A Primary's data is not discarded.
@@ -58,12 +61,15 @@ public func discardLines(_ resource: String, _ loss: DiscardLoss) -> [String] {
       "\(resource): this node is Primary: '\(connect)' would be refused; "
         + "run 'ashlaradm secondary \(resource)' first")
   }
-  guard loss.isAlone || loss.isWhole else {
+  guard loss.isAlone || loss.isWhole || loss.isMarked else {
     lines.append("\(resource): nothing is known that this node wrote and \(loss.peer) lacks")
     lines.append("nothing was changed")
     return lines
   }
-  lines.append("\(resource): '\(connect)' gives up what this node wrote without \(loss.peer):")
+  let what =
+    loss.isAlone || loss.isWhole
+    ? "what this node wrote without \(loss.peer)" : "this node's side of blocks that differ"
+  lines.append("\(resource): '\(connect)' gives up \(what):")
   if loss.isWhole {
     lines.append(
       "  no bitmap says what that is: the whole volume is replaced, \(kib(loss.volumeBytes))")

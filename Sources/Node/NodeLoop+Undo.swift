@@ -99,8 +99,13 @@ extension Volume {
       blocks: changes.blocks, ranges: changes.runs, extents: changes.extents)
     loss.isPrimary = replica.role == .primary
     loss.isConnected = status.connection == .connected
-    loss.isWhole = replica.countsAll(forPeer: peer) || meeting.map { !$0.bitmapsCover } ?? false
-    loss.isAlone = status.base != nil
+    let isParted = meeting.map { $0.isUnresolved || $0.decision.givesDataUp } ?? false
+    loss.isAlone = status.base != nil || isParted
+    loss.isWhole =
+      loss.isAlone
+      && (replica.countsAll(forPeer: peer) || meeting.map { !$0.bitmapsCover } ?? false)
+    loss.isMarked =
+      changes.blocks > 0 && !replica.countsAll(forPeer: peer) && replica.disk == .upToDate
     if let base = status.base, let lineage = replica.superblock?.lineage {
       loss.generations = lineage.generations(after: base).map(\.status)
     }

@@ -82,7 +82,9 @@ extension Volume {
     connection.reason = connection.reason ?? advice(state)
     if let meeting = replica.lastMeeting(withPeer: slot) {
       connection.decision = meeting.decision.text + meeting.amount
-      let isUnresolved = meeting.isUnresolved || state.reason.isSplitBrain
+      // Marked blocks are kept before a resync as well, where the histories do not part.
+      let givesUp = meeting.decision.action != .syncTarget || meeting.decision.givesDataUp
+      let isUnresolved = meeting.isUnresolved || state.reason.isSplitBrain && givesUp
       if state.connection != .connected, isUnresolved {
         connection.splitBrain = meeting.status
       }

@@ -56,11 +56,18 @@ enum UndoState: Equatable, BitwiseCopyable {
 extension Replica {
   /// `true` when the attempt has to be given up, because something is kept first.
   mutating func keepsUndoFirst(_ decision: Decision, _ slot: Int) -> Bool {
-    guard decision.action == .syncTarget, decision.givesDataUp, options.keepsUndo,
-      !peers[slot].declinesUndo, peers[slot].undo != .kept
+    guard decision.action == .syncTarget, decision.givesDataUp || givesMarksUp(slot),
+      options.keepsUndo, !peers[slot].declinesUndo, peers[slot].undo != .kept
     else { return false }
-    beginUndo(slot, isWhole: decision.extent == .full)
+    beginUndo(slot, isWhole: decision.givesDataUp && decision.extent == .full)
     return options.sabotage != .skipUndo
+  }
+
+  /// Whether the administrator gives up this side of blocks that a verify has found, or a repair
+  /// has left, in histories that do not part: they are marked, and the peer's may be wrong.
+  private func givesMarksUp(_ slot: Int) -> Bool {
+    guard let mine = sentReports[slot] else { return false }
+    return mine.discardMyData && mine.disk == .upToDate && !mine.isFull && mine.outOfSyncBlocks > 0
   }
 
   private mutating func beginUndo(_ slot: Int, isWhole: Bool) {
@@ -97,7 +104,9 @@ extension Replica {
       return scheduleRetry(slot)
     }
     peers[slot].undo = .none
-    effects.push(.note(.handler(peer: slot, .splitBrain)))
+    if meetings[slot]?.decision.givesDataUp != false {
+      effects.push(.note(.handler(peer: slot, .splitBrain)))
+    }
     loseConnection(slot, outcome.reason)
   }
 

@@ -32,6 +32,24 @@ import Testing
     #expect(text.contains("the whole volume is replaced, 65536 KiB"))
   }
 
+  /// What a verify has found: nobody wrote alone, and it is kept all the same.
+  @Test func saysWhatIsLostOfAnUndecidedPair() {
+    let text = discardLines(
+      "r0",
+      loss {
+        $0.isAlone = false
+        $0.isMarked = true
+        $0.generations = []
+      })
+    #expect(
+      text == [
+        "r0: 'connect --discard-my-data' gives up this node's side of blocks that differ:",
+        "  12 blocks of 4 KiB (48 KiB), in 3 ranges and 1 extent of 4 MiB",
+        "  kept before in an undo file of at most 53 KiB in /var/lib/ashlar/undo",
+        "nothing was changed",
+      ])
+  }
+
   @Test func saysWhenItMayNotFit() {
     let text = discardLines("r0", loss { $0.limit = 40 << 10 }).joined(separator: "\n")
     #expect(text.contains("may not fit undo-limit (40 KiB)"))

@@ -154,6 +154,52 @@ import Wire
     #expect(isTarget(rig))
   }
 
+  /// A pair that a verify has marked on both sides has one history. Who discards its side of the
+  /// marked blocks loses them all the same, and only them.
+  @Test(arguments: [true, false])
+  func b14MarkedBlocksOfAnUndecidedPairAreKept(keeps: Bool) {
+    let rig = Rig.connected()
+    rig.receive(.verifyStart, length: UInt64(DigestAlgorithm.crc32c.rawValue))
+    rig.receive(MessageHeader(.verifyResult, id: .max, offset: 4096, length: 0b101))
+    rig.receive(.verifyEnd, length: 1)
+    rig.settle()
+    rig.command(.disconnect)
+    rig.sent = []
+    var report = peerReport()
+    report.outOfSyncBlocks = 2
+
+    rig.command(.discard(keeps ? DiscardPlan() : .withoutUndo))
+    meet(rig, report)
+    #expect(rig.undos.count == (keeps ? 1 : 0))
+    guard keeps else {
+      #expect(isTarget(rig))
+      return
+    }
+    #expect(rig.peer.reason == .undoIsKept && rig.replica.disk == .upToDate)
+    let words = rig.replica.marksToKeep(peer: 0)
+    #expect(words?.first == 0b1010)
+    let first = rig.replica.nextToKeep(from: 0, peer: 0)
+    #expect(first == ByteRange(start: 4096, end: 8192))
+    let second = rig.replica.nextToKeep(from: 8192, peer: 0)
+    #expect(second == ByteRange(start: 12288, end: 16384))
+    #expect(rig.replica.nextToKeep(from: 16384, peer: 0) == nil)
+
+    rig.step(.undoEnded(peer: 0, number: rig.undos[0], .kept))
+    meet(rig, report)
+    #expect(isTarget(rig))
+    #expect(rig.undos.count == 1, "it is kept once")
+  }
+
+  /// Nothing is marked: who discards and is only behind loses nothing.
+  @Test func whoIsOnlyBehindKeepsNothing() {
+    let rig = Rig()
+    rig.attach(superblock())
+    rig.command(.connectDiscarding)
+    meet(rig, peerReport(.upToDate, lineage(1, 2)))
+    #expect(isTarget(rig))
+    #expect(rig.undos.isEmpty)
+  }
+
   /// The peer is not met while it is kept: neither dialed nor accepted.
   @Test func thePeerIsNotMetMeanwhile() {
     let rig = split()
