@@ -80,7 +80,7 @@ extension Replica {
       return
     }
     superblock = block
-    if !lacksWhatWasLost(block.lineage) { lost = nil }
+    if block.diskState != .inconsistent, !lacksWhatWasLost(block.lineage) { lost = nil }
     exposedBytes = block.volumeBytes
     crashed = block.dirty
     forgetUndo()

@@ -326,10 +326,22 @@ extension Replica {
     let known = seen.generations
     // Nothing was acknowledged under a generation that never became durable.
     if versionDurable < versionOfBase, known.count > 1 { seen.cut(after: known[known.count - 2]) }
-    lost = goodPeer != nil || block.diskState == .inconsistent ? nil : seen
+    rememberLost(seen, isWhole: block.diskState != .inconsistent)
     guard role == .primary, exposed == nil else { return }
     accessDeadline = goodPeer == nil ? now : .never
     exposed = seen
+  }
+
+  /// What a lost disk held is remembered until somebody here has it: the loss of the disk in its
+  /// place, filled or half filled by a peer that lacks it, is no reason to forget it.
+  private mutating func rememberLost(_ seen: Lineage, isWhole: Bool) {
+    if let slot = goodPeer {
+      // Two UpToDate disks hold the same: one is as good a witness as the other.
+      let isHere = isWhole && !lacksWhatWasLost(seen)
+      if isHere || !lacksWhatWasLost(reports[slot]?.lineage ?? Lineage()) { lost = nil }
+    } else if isWhole, !lacksWhatWasLost(seen) {
+      lost = seen
+    }
   }
 
   /// Whether the disk that this node has lost held writes which the peer's does not: that peer is

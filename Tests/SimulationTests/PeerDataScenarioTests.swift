@@ -22,8 +22,10 @@ import Wire
   }
 
   /// Node 0 has written alone and is without its disk; node 1 is down.
-  private func lostAfterWritingAlone() -> Scenario {
-    let scenario = Scenario()
+  private func lostAfterWritingAlone(
+    _ change: (inout SwarmOptions) -> Void = { _ in }
+  ) -> Scenario {
+    let scenario = Scenario(seed: 1, change)
     scenario.makePair()
     scenario.cluster.end(1, .kill)
     scenario.run { $0.first.connection != .connected }
@@ -49,16 +51,55 @@ import Wire
   /// Another disk in the place of the lost one, filled by the peer, does not bring it back either.
   @Test func whatALostDiskHeldIsNotForgottenWithANewOne() {
     let scenario = lostAfterWritingAlone()
-    scenario.run { $0.first.disk.inFlight == 0 }
-    scenario.run(milliseconds: 10)
-    scenario.cluster.history.gaveUp(0)
-    scenario.cluster.replaceDisk(0)
-    scenario.cluster.attach(0)
+    replaceTheLostDisk(scenario)
     scenario.start(1)
     #expect(scenario.run { $0.isInSync })
     for node in 0...1 {
       let answer = scenario.tell(node, .primary(force: false))
       #expect(answer?.refusal == .newerDataWasLost, "node \(node)")
+    }
+    #expect(scenario.tell(1, .primary(force: true))?.isDone == true)
+    scenario.finish()
+  }
+
+  private func replaceTheLostDisk(_ scenario: Scenario) {
+    scenario.run { $0.first.disk.inFlight == 0 }
+    scenario.run(milliseconds: 10)
+    scenario.cluster.history.gaveUp(0)
+    scenario.cluster.replaceDisk(0)
+    scenario.cluster.attach(0)
+  }
+
+  /// Nor does the loss of that other disk, while it is filled or afterwards, by command or by a
+  /// fault, make anybody forget it.
+  @Test(arguments: [false, true], [false, true])
+  func whatALostDiskHeldIsNotForgottenWithTheNextOne(isFilled: Bool, fails: Bool) {
+    let scenario = lostAfterWritingAlone { $0.resyncRequestBytes = 4096 }
+    replaceTheLostDisk(scenario)
+    scenario.start(1)
+    #expect(scenario.run { isFilled ? $0.isInSync : $0.first.replication == .syncTarget })
+    if fails {
+      scenario.first.disk.faults.writeError = Ratio(1, of: 1)
+      scenario.first.disk.faults.flushError = Ratio(1, of: 1)
+      if isFilled { scenario.cluster.cut(.cutConnection) }
+      scenario.run { $0.first.diskState == .diskless }
+    } else {
+      scenario.tell(0, .detach)
+    }
+    #expect(scenario.first.diskState == .diskless)
+    scenario.run(milliseconds: 2_000)
+    let haveMet = scenario.run { scenario in
+      scenario.cluster.nodes.allSatisfy { $0.connection == .connected }
+        && scenario.second.peerDisk == .diskless
+    }
+    #expect(haveMet)
+    #expect(scenario.tell(1, .primary(force: false))?.refusal == .newerDataWasLost)
+
+    scenario.first.disk.faults = DiskFaults()
+    replaceTheLostDisk(scenario)
+    #expect(scenario.run { $0.isInSync })
+    for node in 0...1 {
+      #expect(scenario.tell(node, .primary(force: false))?.refusal == .newerDataWasLost)
     }
     #expect(scenario.tell(1, .primary(force: true))?.isDone == true)
     scenario.finish()
