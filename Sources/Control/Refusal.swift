@@ -73,7 +73,7 @@ extension Refusal {
   public static let newerDataWasLost = needUpToDate(
     "a disk that was lost held newer data: run 'ashlaradm attach {}' where it was, or, if it is "
       + "gone for good, 'ashlaradm primary --force {}' here")
-  /// `detach` of the only copy that a Primary has.
+  /// `detach` or `disconnect` of the only copy that a Primary has.
   public static let primaryLivesHere = needUpToDate(
     "the peer is Primary and has no other good disk: run 'ashlaradm attach {}' there and wait for "
       + "the resync, or make it Secondary first")

@@ -131,7 +131,7 @@ public enum Refusal: Sendable, BitwiseCopyable, CaseIterable {
   case noDiskToPromote
   /// Promotion while a connected peer remembers that the disk it lost held newer data.
   case newerDataWasLost
-  /// `detach` of the only good copy of a peer that is Primary.
+  /// `detach` of, or `disconnect` from, the only good copy of a peer that is Primary.
   case primaryLivesHere
   /// `disconnect` from the peer whose data a Primary's clients use.
   case clientsLiveOnPeer

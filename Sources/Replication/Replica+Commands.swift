@@ -26,6 +26,7 @@ extension Replica {
     case .giveWay(let slot, let heldOpen): giveWay(slot, heldOpen: heldOpen, token)
     case .disconnect where exposed != nil && goodPeer != nil:
       reply(token, .refused(.clientsLiveOnPeer))
+    case .disconnect where servesPrimary: reply(token, .refused(.primaryLivesHere))
     case .disconnect:
       leaveAll(.byCommand)
       reply(token, .done)

@@ -242,6 +242,8 @@ import Wire
     rig.receive(MessageHeader(.diskChanged, offset: 1))
     rig.settle()
     #expect(rig.replies[rig.command(.detach)] == .refused(.primaryLivesHere))
+    #expect(rig.replies[rig.command(.disconnect)] == .refused(.primaryLivesHere))
+    #expect(rig.state == .connected)
     rig.command(.shutdown)
     rig.settle()
 
