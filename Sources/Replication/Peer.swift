@@ -203,6 +203,9 @@ struct Peer: BitwiseCopyable {
   /// A Primary whose disk is gone told this peer, and waits until the peer has put on record what
   /// it lacks from now on. What the peer still sends of a resync is late.
   var awaitsDiskAck = false
+  /// It has been connected since this Primary lost its disk: it may have begun a generation for
+  /// what this node lacks, of which nothing was heard.
+  var mayFollowExposed = false
   /// The peer lost its disk and goes on through this node: told when this version is durable.
   var versionOfDiskAck: UInt64?
   /// The peer said that both fresh disks are equal: they meet again when this version is durable.

@@ -184,7 +184,10 @@ extension Replica {
     become(slot, .connected, .none)
     peers[slot].connectedAt = now
     forgetUndo(slot)
-    if exposed != nil, report.disk == .upToDate { exposed = report.lineage }
+    if exposed != nil, report.disk == .upToDate {
+      exposed = report.lineage
+      peers[slot].mayFollowExposed = true
+    }
     become(slot, peerDisk: peerDisk(after: decision, report))
     switch decision.action {
     case .noSync:

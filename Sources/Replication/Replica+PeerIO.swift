@@ -330,6 +330,7 @@ extension Replica {
     guard role == .primary, exposed == nil else { return }
     accessDeadline = goodPeer == nil ? now : .never
     exposed = seen
+    for slot in 0..<peers.count { peers[slot].mayFollowExposed = peers[slot].awaitsDiskAck }
   }
 
   /// What a lost disk held is remembered until somebody here has it: the loss of the disk in its
@@ -391,8 +392,10 @@ extension Replica {
       return false
     }
     if newest == last { return true }
-    // It put on record that this node lacks what comes, and its answer was lost on the way.
-    return newest.continuesPrimary && newest.author == peers[slot].node
+    // It put on record that this node lacks what comes, and its answer was lost on the way. One
+    // that was not there when the disk was lost, nor since, wrote as a Primary itself.
+    return peers[slot].mayFollowExposed
+      && newest.continuesPrimary && newest.author == peers[slot].node
       && theirs.lineage.generations.contains(last)
       && theirs.lineage.generations(after: last).count == 1
   }

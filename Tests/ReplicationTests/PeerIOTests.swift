@@ -235,6 +235,39 @@ import Wire
     #expect(rig.isWritable)
   }
 
+  /// The same form, of a peer that was not there when the disk was lost: it wrote as a Primary.
+  @Test func recordOfAPeerThatWasNotThereIsNotBelieved() {
+    let rig = Rig.lonePrimary()
+    rig.submit(.write, tag: 1)
+    rig.finishDisk(result: -5)
+    #expect(rig.replica.disk == .diskless && rig.isWritable)
+    rig.dialAndGreet()
+    rig.settle()
+    rig.receive(Rig.servingReport())
+
+    #expect(rig.state == .standAlone)
+    #expect(rig.peer.reason == .exposedDataDiffers)
+  }
+
+  /// It served the clients in a later connection and began the generation with their first write:
+  /// its answer to that was lost, too.
+  @Test func recordOfALaterConnectionIsRecognised() {
+    let rig = Rig.lonePrimary()
+    rig.submit(.write, tag: 1)
+    rig.finishDisk(result: -5)
+    rig.dialAndGreet()
+    rig.shakeHands(peerReport())
+    rig.submit(.write, tag: 2)
+    rig.breakConnection()
+    _ = rig.takeSent()
+    rig.dialAndGreetAgain()
+    rig.shakeHands(Rig.servingReport())
+
+    #expect(rig.state == .connected)
+    rig.acknowledge(rig.sent(.write) ?? MessageHeader(.write))
+    #expect(rig.completions[2] == .done)
+  }
+
   /// A clean end of the only good copy keeps it good; a Primary that lost its data cannot go on
   /// without it.
   @Test func leavingADisklessPrimaryDoesNotOutdate() {

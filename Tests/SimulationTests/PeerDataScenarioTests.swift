@@ -105,6 +105,28 @@ import Wire
     scenario.finish()
   }
 
+  /// Node 0 was Primary when the link broke, and went on. Node 1 was promoted, lost its disk, and its
+  /// clients are not moved onto what those of node 0 wrote.
+  @Test func clientsAreNotMovedOntoAnotherPrimarysWrites() {
+    let scenario = Scenario()
+    scenario.makePair()
+    scenario.write(0, 0..<8)
+    for node in 0...1 { scenario.cluster.setBlocked(true, from: node) }
+    scenario.run { $0.first.connection != .connected && $0.second.connection != .connected }
+    #expect(scenario.tell(1, .primary(force: false))?.isDone == true)
+    #expect(scenario.request(1, .read, 0..<8) == .done)
+    #expect(scenario.write(0, 0..<8) == .done)
+    #expect(scenario.tell(1, .detach)?.refusal == .primaryNeedsDisk)
+    scenario.second.disk.faults.flushError = Ratio(1, of: 1)
+    scenario.request(1, .flush)
+    #expect(scenario.second.diskState == .diskless && scenario.second.role == .primary)
+    #expect(scenario.tell(0, .secondary(heldOpen: false))?.isDone == true)
+    for node in 0...1 { scenario.cluster.setBlocked(false, from: node) }
+    #expect(scenario.run { $0.second.reason == .exposedDataDiffers })
+    #expect(scenario.request(1, .read, 0..<8) == .ioError)
+    scenario.expectNoViolation()
+  }
+
   /// C10 for ever: a disk that can read nothing any more serves no read, and takes writes.
   @Test func diskThatReadsNothingIsReadFromThePeer() {
     let scenario = Scenario()
