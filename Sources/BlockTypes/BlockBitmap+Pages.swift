@@ -139,14 +139,15 @@ extension BlockBitmap {
     for page in pages(covering: range) where !writing.contains(page) { dirty.insert(page) }
   }
 
-  /// Sets every bit of a page whose copy on the disk is damaged or was never written. It is stale,
-  /// not dirty: read again, it would say the same.
+  /// Sets every bit of a page whose copy on the disk is damaged, was never written, or could not be
+  /// read. It is dirty: what could not be read now may be read at the next start (an error that
+  /// passes, the other half of a mirror), and says less than memory then. Nothing that is marked
+  /// from here on changes a bit that is set already, so nothing else would bring it to the disk.
   public mutating func loadDamagedPage(_ page: Int) {
     precondition(page >= 0 && page < pageCount, "page outside the bitmap")
     let first = UInt64(page) * pageBlocks
-    let wasDirty = dirty.contains(page)
     setBlocks(first..<min(first + pageBlocks, blockCount))
-    if !wasDirty { dirty.remove(page) }
+    dirty.insert(page)
     stale.insert(page)
   }
 

@@ -202,6 +202,11 @@ extension Cluster {
       """)
     if node.replica.prepareAttach(block), node.replica.hasBitmap(ofPeer: 0, in: block) {
       for page in 0..<node.replica.bitmapPageCount(0) {
+        guard !metadataRandom.chance(options.passingReadErrors) else {
+          say("node \(index) cannot read page \(page) of its bitmap this time")
+          node.replica.loadPage(page, ofPeer: 0, block, nil)
+          continue
+        }
         let bytes = bytes(node, pageStart(page), Self.pageSectors)
         unsafe bytes.withUnsafeBytes { node.replica.loadPage(page, ofPeer: 0, block, $0) }
       }

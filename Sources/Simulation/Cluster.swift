@@ -52,6 +52,7 @@ package final class Cluster {
   var clientRandom: SeededGenerator
   var planRandom: SeededGenerator
   var entropy: SeededGenerator
+  var metadataRandom: SeededGenerator
 
   var clients: [ClientSlot]
   var clientRequestsLeft: Int
@@ -127,6 +128,7 @@ package final class Cluster {
     clientRandom = random.fork()
     planRandom = random.fork()
     entropy = random.fork()
+    metadataRandom = random.fork()
     let sectors = options.volumeBlocks * 8
     nodes = (0...1).map { index in
       SimulatedNode(

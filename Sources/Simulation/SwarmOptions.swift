@@ -138,6 +138,8 @@ package struct SwarmOptions: Equatable, Sendable {
   package var koCount: UInt64 = 3
   /// What the configuration of each node decides about a split brain.
   package var policies = [ConflictPolicy(), ConflictPolicy()]
+  /// How often a page of the bitmap cannot be read at an attach, though the next one can read it.
+  package var passingReadErrors = Ratio.never
   /// How often what is kept for a discard cannot be kept.
   package var undoFailure = Ratio.never
   /// The core's `disk-timeout`; 0: none.
@@ -217,6 +219,7 @@ package struct SwarmOptions: Equatable, Sendable {
     if random.chance(Ratio(1, of: 6)) { splitOften() }
     aimedCuts = random.coin() ? Ratio(1, of: 3) : .never
     drawTheme(&random)
+    passingReadErrors = random.chance(Ratio(1, of: 4)) ? Ratio(1, of: 2) : .never
   }
 
   /// A third of the runs have little else than one kind of trouble, again and again: what needs
@@ -359,7 +362,8 @@ extension SwarmOptions: CustomStringConvertible {
     flushes: \(aimedCuts)
       mix: \(readPercent)% read, \(flushPercent)% flush, \(trimPercent)% trim, \
     \(zeroPercent)% write-zeroes, FUA \(forceUnitAccess), wrong node \(wrongNode)
-      disks: \(diskLatency[0]) | \(diskLatency[1])
+      disks: \(diskLatency[0]) | \(diskLatency[1]), pages that cannot be read once \
+    \(passingReadErrors)
       network: \(networkDelay)
       faults: \(faultCount) of \(faults.map { "\($0)" }.joined(separator: " ")), every \
     \(faultPauseMs) ms, lasting \(faultLastsMs) ms

@@ -88,6 +88,38 @@ import Wire
     #expect(rig.replies[1] == .done)
   }
 
+  /// A page of the bitmap that cannot be read marks everything in memory, so no later mark changes
+  /// it; and the next start may read it, as it was. So it is written before the log of this
+  /// attachment begins, and what is written later is marked on the disk when its extent has cooled.
+  @Test func marksSurviveAPageThatCouldNotBeReadOnce() throws {
+    let rig = Rig()
+    rig.holdsLog = true
+    rig.attach(superblock(), isReadable: false)
+    #expect(rig.metadata.map(\.kind) == ["page"])
+    #expect(!rig.superblockIsPending, "the log before this one stands for the marks until then")
+    rig.finishMetadata()
+    #expect(rig.superblockIsPending)
+    rig.finishSuperblock()
+    rig.holdsLog = false
+    let promotion = rig.command(.primary(force: false))
+    rig.settle()
+    #expect(rig.replies[promotion] == .done)
+    rig.submit(.write, blocks: 5..<6, tag: 5)
+    rig.settle()
+    #expect(rig.completions[5] == .done)
+    rig.passDeadline()
+    rig.settle()
+    #expect(rig.replica.nextDeadline == .never, "the extent has left the log")
+
+    // The next start reads the page.
+    var bitmap = BlockBitmap(blockCount: volumeBytes / blockSize)
+    let name = BitmapPage(deviceID: 7, slot: 0, node: other, number: 0)
+    let page = try #require(rig.page)
+    try page.withUnsafeBytes { try name.load($0, into: &bitmap) }
+    let isMarked = bitmap[BlockIndex(5)]
+    #expect(isMarked)
+  }
+
   /// A failed write is final for a disk: it is let go, and the client goes on through the peer, as
   /// soon as that has put on record what this disk lacks.
   @Test func failedWriteEndsTheDisk() throws {

@@ -65,6 +65,8 @@ final class Rig {
   var holdsLog = false
   /// Those that have no answer.
   var metadata: [Effect] = []
+  /// The page of the bitmap that was written last.
+  var page: [UInt8]?
   /// Superblocks as they became durable, newest last.
   var durable: [Superblock] = []
   var completions: [UInt64: Outcome] = [:]
@@ -103,12 +105,17 @@ final class Rig {
     drain()
   }
 
-  /// Attaches a disk, whose bitmap marks `marked`. Its log is ready unless `holdsLog` is set.
+  /// Attaches a disk, whose bitmap marks `marked`, or cannot be read. Its log is ready unless
+  /// `holdsLog` is set.
   func attach(
-    _ block: Superblock, marked: Range<UInt64>? = nil, hot: ActivityLogRecovery = .none
+    _ block: Superblock, marked: Range<UInt64>? = nil, hot: ActivityLogRecovery = .none,
+    isReadable: Bool = true
   ) {
     entropy &+= 1
-    if replica.prepareAttach(block), let marked { load(marked, block) }
+    if replica.prepareAttach(block) {
+      if let marked { load(marked, block) }
+      if !isReadable { replica.loadPage(0, ofPeer: 0, block, nil) }
+    }
     replica.attach(block, hot: hot, token: 1, at: now, entropy: entropy)
     drain()
     while !holdsLog, superblockIsPending, !isReady { finishSuperblock() }
@@ -269,6 +276,7 @@ final class Rig {
       if case .writeBitmapPage(let entry) = effect { _ = replica.encodePage(entry, into: bytes) }
       if case .writeActivityLog = effect { _ = replica.encodeActivityLog(into: bytes) }
     }
+    if case .writeBitmapPage = effect { page = bytes }
   }
 
   /// Answers the oldest page or transaction.
