@@ -346,12 +346,14 @@ extension Replica {
     }
     become(slot, peerDisk: .diskless)
     stopVerify(slot, .noRemoteDisk)
-    if peers[slot].awaitsDiskAck {
+    let wasAwaited = peers[slot].awaitsDiskAck
+    if wasAwaited {
       // Both lost their disks: the peer has nothing to put on record.
       peers[slot].awaitsDiskAck = false
       gotAnswer(slot)
     }
     stopWaitingForAccess()
+    if wasAwaited { finishClientRequests() }
     // A peer that was granted the role may have lost its disk before it took it.
     let goesOnHere = header.offset == UInt64(Role.primary.rawValue)
     if goesOnHere, role != .primary, disk == .upToDate, !isDetaching {

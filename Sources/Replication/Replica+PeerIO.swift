@@ -488,6 +488,11 @@ extension Replica {
       }
       exposed = longer
     }
+    finishClientRequests()
+  }
+
+  /// What the peer had answered waited for what it was to put on record.
+  mutating func finishClientRequests() {
     for index in 0..<requests.capacity {
       guard let id = requests.id(at: index), requests[id].origin == .client else { continue }
       finishClientRequest(id)

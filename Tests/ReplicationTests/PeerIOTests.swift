@@ -169,6 +169,26 @@ import Wire
     rig.expectSettled()
   }
 
+  /// The peer has a write and loses its disk before it has put on record that this node lacks it: a
+  /// superblock that could not be written, or a `detach` on its way. Nobody has the write for sure.
+  @Test func peerThatLosesItsDiskBeforeItsRecordFailsWhatWaited() throws {
+    let rig = Rig.primary()
+    rig.submit(.write, tag: 1)
+    rig.submit(.flush, tag: 2)
+    rig.acknowledge(try #require(rig.sent(.write)))
+    rig.acknowledge(try #require(rig.sent(.flush)))
+    rig.finishDisk(result: -5)
+    rig.settle()
+    #expect(rig.completions.isEmpty, "the peer has not put on record what this node lacks")
+    let role = UInt64(Role.secondary.rawValue)
+    rig.receive(
+      MessageHeader(.diskChanged, offset: role, length: UInt64(DiskState.diskless.rawValue)))
+
+    #expect(rig.completions == [1: .ioError, 2: .ioError])
+    #expect(rig.replies[rig.command(.secondary(heldOpen: false))] == .done)
+    rig.expectSettled()
+  }
+
   /// A peer that goes away leaves the clients waiting for a while, then they hear of it.
   @Test func lostPeerFailsRequestsInTheEnd() throws {
     let rig = Rig.disklessPrimary()
