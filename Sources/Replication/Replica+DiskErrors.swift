@@ -1,10 +1,11 @@
 /// What an error of the disk, or its silence, leads to: DRBD's `on-io-error` and `disk-timeout`.
 ///
-/// A failed flush or change of the metadata always ends a disk, and so does a failed write on a
-/// Secondary: nobody can say any more what it holds. A disk that is silent for too long is given up
-/// in the same way. What it had been asked for stays in its hands: the buffers belong to it until
-/// it answers, and its answer, whenever it comes, meets a slot that nobody else has taken
-/// (`Request.isAbandoned`). No other disk is attached before that.
+/// A failed flush or change of the metadata always ends a disk, and so does a failed FUA write,
+/// which is a flush as well, and any failed write on a Secondary: nobody can say any more what the
+/// disk holds. A disk that is silent for too long is given up in the same way. What it had been
+/// asked for stays in its hands: the buffers belong to it until it answers, and its answer,
+/// whenever it comes, meets a slot that nobody else has taken (`Request.isAbandoned`). No other
+/// disk is attached before that.
 import BlockTypes
 import Wire
 
@@ -22,7 +23,7 @@ extension Replica {
   /// Whether the failure of this change ends the disk.
   func condemnsDisk(_ request: Request) -> Bool {
     guard options.sabotage != .keepFailedDisk else { return false }
-    let isClients = request.origin == .client && request.operation != .flush
+    let isClients = request.origin == .client && !request.isDurable
     return options.errorPolicy != .passOn || !isClients || disk != .upToDate
   }
 

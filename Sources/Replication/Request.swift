@@ -89,6 +89,10 @@ struct Request: BitwiseCopyable {
   /// When the disk was asked.
   var diskBegan = Instant(nanoseconds: 0)
 
+  /// Whether its end says that the disk has it on stable storage. Where that fails, the disk may
+  /// have let go of other writes, too.
+  var isDurable: Bool { operation == .flush || operation.changesData && forceUnitAccess }
+
   /// Whether a source reads it for its target: it rests while clients are active.
   var isForResync: Bool { origin == .resyncServe || origin == .resyncCheck }
 

@@ -413,6 +413,15 @@ import Wire
     #expect(rig.replica.disk == .diskless)
   }
 
+  /// A write with FUA is a flush as well: where that fails, nobody knows what the disk keeps.
+  @Test(arguments: [Operation.write, .writeZeroes, .trim])
+  func passOnKeepsNoDiskThatFailedAForcedWrite(operation: Operation) {
+    let rig = Rig.primary { $0.errorPolicy = .passOn }
+    rig.submit(operation, blocks: 3..<4, fua: true, tag: 1)
+    rig.finishDisk(result: -5)
+    #expect(rig.replica.disk == .diskless)
+  }
+
   /// The target has told all its marks and would never ask for the block: both meet again.
   @Test func passOnDuringAResyncIsToldToTheTarget() throws {
     let rig = Rig.source { $0.errorPolicy = .passOn }
