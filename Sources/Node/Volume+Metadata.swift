@@ -216,8 +216,8 @@ extension Volume {
     if open.wantsSuperblock {
       disk?.wantsSuperblock = false
       guard replica.superblock == nil else { return writeSuperblock(&reactor) }
-      // The core let the disk go while it waited.
-      step(.superblockWritten(result: -ECANCELED), &reactor, &server)
+      // The core let the disk go while it waited. Nothing was written, and nothing failed.
+      step(.superblockWritten(result: 0), &reactor, &server)
     } else if open.wantsMirror, !open.isWritingCopy {
       mirror(&reactor)
     }

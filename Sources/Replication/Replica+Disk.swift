@@ -178,8 +178,8 @@ extension Replica {
   mutating func superblockWritten(_ result: Int32) {
     precondition(superblockIsBeingWritten, "no superblock was being written")
     superblockIsBeingWritten = false
-    guard disk != .diskless else { return }
     guard result >= 0 else { return metadataFailed() }
+    guard disk != .diskless else { return }
     versionDurable = versionWriting
     continueRun()
     completeWaitingBase()
@@ -194,8 +194,10 @@ extension Replica {
     }
   }
 
-  /// A change of the metadata failed.
+  /// A change of the metadata failed, perhaps of a disk that was let go meanwhile.
   mutating func metadataFailed() {
+    hasFailedFlush = true
+    guard hasSuperblock else { return }
     diskErrors.writeErrors += 1
     failDisk()
   }

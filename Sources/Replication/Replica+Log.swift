@@ -194,8 +194,8 @@ extension Replica {
   mutating func activityLogWritten(_ result: Int32) {
     precondition(logIsBeingWritten, "no transaction was being written")
     logIsBeingWritten = false
-    guard hasSuperblock else { return }
     guard result >= 0 else { return metadataFailed() }
+    guard hasSuperblock else { return }
     log.transactionWritten()
     for _ in 0..<waitingLog.count {
       guard let id = waitingLog.pop() else { return }

@@ -120,8 +120,8 @@ extension Replica {
     let write = pageWrites[index]
     pageWrites[index].isBusy = false
     sweep.tail &= ~(1 << UInt32(entry))
-    guard hasSuperblock else { return }
     guard result >= 0 else { return metadataFailed() }
+    guard hasSuperblock else { return }
     bitmaps[Int(write.slot)].pageWritten(Int(write.page))
   }
 

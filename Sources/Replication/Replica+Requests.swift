@@ -239,6 +239,8 @@ extension Replica {
 
   mutating func diskCompleted(_ id: SlotID, _ result: Int32, _ buffer: BufferID) {
     precondition(requests.contains(id), "a completion for a request that does not exist")
+    // Also of a disk that was given up: the same one may be attached again.
+    if result < 0, requests[id].isDurable { hasFailedFlush = true }
     if requests[id].isAbandoned || requests[id].origin == .abandoned {
       return abandonedCompleted(id, buffer)
     }
@@ -247,7 +249,6 @@ extension Replica {
       requests[id].failed = true
       effects.push(.note(.diskError(id, errno: -result)))
       if isChange { diskErrors.writeErrors += 1 }
-      if requests[id].operation == .flush { hasFailedFlush = true }
       if !condemnsDisk(requests[id]) { markFailedWrite(requests[id]) }
     }
     // A failed write or flush is final for this disk: Linux may have dropped the dirty pages and
@@ -395,8 +396,10 @@ extension Replica {
       break
     }
     if request.isAbandoned {
-      // The late answer must find a slot that nobody else has taken.
-      requests[id] = Request(.abandoned, .flush, ByteRange(start: 0, end: 0), tag: 0)
+      // The late answer must find a slot that nobody else has taken, and what it answers.
+      var left = Request(.abandoned, request.operation, ByteRange(start: 0, end: 0), tag: 0)
+      left.forceUnitAccess = request.forceUnitAccess
+      requests[id] = left
     } else {
       requests.remove(id)
     }

@@ -231,7 +231,8 @@ public struct Replica: ~Copyable {
   var logBegan = Instant(nanoseconds: 0)
   /// What became of errors of the disk.
   public internal(set) var diskErrors = DiskErrors()
-  /// A disk failed a flush since this process began. What it returns may be what it does not keep.
+  /// A disk failed a flush since this process began, or a write that is one as well: with FUA, or
+  /// of the metadata. What it returns may be what it does not keep.
   var hasFailedFlush = false
   /// The disk is being let go: peers' writes are answered as failed.
   var isDetaching = false

@@ -165,6 +165,60 @@ extension Rig {
     #expect(rig.peer.blocksOutOfSync == Self.blocks)
   }
 
+  /// How a disk fails before it is attached again.
+  enum DiskFailure: CaseIterable {
+    case write, flush, flushThatWasGivenUp, forcedWrite, log, superblock
+  }
+
+  /// A disk that could not put on stable storage what it had may return it all the same, until the
+  /// power fails: nothing of it is taken for equal, though the digests are.
+  @Test(arguments: DiskFailure.allCases)
+  func nothingIsEqualOnADiskThatFailedAFlush(failure: DiskFailure) {
+    let rig = Rig.secondary { $0.checksumAlgorithm = .xxh3 }
+    rig.peerWrites(blocks: 0..<1, id: 1)
+    rig.settle()
+    switch failure {
+    case .write:
+      rig.peerWrites(blocks: 1..<2, id: 2)
+      rig.finishDisk(result: -5)
+    case .flush:
+      rig.receive(.flush, id: 2)
+      rig.finishDisk(result: -5)
+    case .flushThatWasGivenUp:
+      rig.receive(.flush, id: 2)
+      rig.peerWrites(blocks: 1..<2, id: 3)
+      rig.finishDisk(at: 1, result: -5)
+      #expect(rig.replica.disk == .diskless && rig.disk.map(\.kind) == ["flush"])
+      rig.finishDisk(result: -5)
+    case .forcedWrite:
+      rig.peerWrites(blocks: 1..<2, id: 2, fua: true)
+      rig.finishDisk(result: -5)
+    case .log:
+      rig.holdsLog = true
+      rig.peerWrites(blocks: 1500..<1501, id: 2)
+      #expect(rig.metadata.map(\.kind) == ["log"])
+      rig.finishMetadata(result: -5)
+      rig.holdsLog = false
+    case .superblock:
+      rig.receive(MessageHeader(.diskChanged, offset: 1))
+      rig.finishSuperblock(result: -5)
+    }
+    #expect(rig.replica.disk == .diskless)
+    rig.settle()
+    rig.attach(superblock(dirty: true))
+    #expect(rig.replies[1] == .done)
+    rig.dialAndGreetAgain(isPrimary: true)
+    rig.agree(peerReport(.upToDate, lineage(1, 2), role: .primary))
+    while rig.replication == .wfBitMapT {
+      rig.settle()
+      rig.exchangeOne()
+    }
+
+    #expect(rig.replication == .syncTarget)
+    #expect(rig.disk.contains { $0.kind == "serve" } == (failure == .write))
+    #expect((rig.sent(.resyncRequest) == nil) == (failure == .write))
+  }
+
   // MARK: Source
 
   /// The range is locked from before it is read until it was compared, not longer.
