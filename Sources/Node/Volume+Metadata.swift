@@ -211,7 +211,11 @@ extension Volume {
     if result >= 0 { open.nextCopy = 1 - open.nextCopy }
     open.wantsMirror = !isMirror && result >= 0
     disk = open
-    if !isMirror { step(.superblockWritten(result: result), &reactor, &server) }
+    if !isMirror {
+      step(.superblockWritten(result: result), &reactor, &server)
+    } else if result < 0 {
+      step(.superblockCopyFailed, &reactor, &server)
+    }
     guard let open = disk else { return }
     if open.wantsSuperblock {
       disk?.wantsSuperblock = false

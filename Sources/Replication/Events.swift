@@ -82,6 +82,8 @@ public enum Event: Sendable, BitwiseCopyable {
   case diskCompleted(SlotID, result: Int32, buffer: BufferID)
   /// The last `writeSuperblock` effect ended: 0 or a negative errno.
   case superblockWritten(result: Int32)
+  /// The copy of the superblock that is brought up to date after the other could not be written.
+  case superblockCopyFailed
   /// A `writeBitmapPage` effect ended: 0 or a negative errno.
   case bitmapPageWritten(UInt8, result: Int32)
   /// The `writeActivityLog` effect ended: 0 or a negative errno.

@@ -277,6 +277,7 @@ public struct Replica: ~Copyable {
     case .submit(let request): submit(request)
     case .diskCompleted(let id, let result, let buffer): diskCompleted(id, result, buffer)
     case .superblockWritten(let result): superblockWritten(result)
+    case .superblockCopyFailed: metadataFailed()
     case .bitmapPageWritten(let entry, let result): pageWritten(entry, result)
     case .activityLogWritten(let result): activityLogWritten(result)
     case .digestsCompared(let id, let differing): digestsCompared(id, differing)

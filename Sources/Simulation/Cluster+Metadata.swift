@@ -123,6 +123,10 @@ extension Cluster {
       let epoch = node.epoch
       step(node, .superblockWritten(result: min(result, 0)))
       guard node.epoch == epoch else { return }
+    } else if result < 0 {
+      let epoch = node.epoch
+      step(node, .superblockCopyFailed)
+      guard node.epoch == epoch else { return }
     }
     if node.wantsSuperblock {
       writeSuperblock(node)

@@ -178,6 +178,18 @@ import Wire
     rig.expectSettled()
   }
 
+  /// The copy that is brought up to date after the first one is a change of the metadata like any
+  /// other. What fails when the disk is let go already ends nothing.
+  @Test func secondCopyOfTheSuperblockThatFailsEndsTheDisk() {
+    let rig = Rig.primary()
+    rig.step(.superblockCopyFailed)
+    #expect(rig.replica.disk == .diskless && rig.effects.kinds.contains("detach"))
+    rig.step(.superblockCopyFailed)
+    #expect(rig.effects.isEmpty)
+    let errors = rig.replica.diskErrors.writeErrors
+    #expect(errors == 1)
+  }
+
   /// Requests that wait for an earlier one when the disk fails fail as well, each once.
   @Test func waitingRequestsFailWithTheDisk() {
     let rig = Rig.lonePrimary()
