@@ -105,8 +105,8 @@ import Wire
     scenario.finish()
   }
 
-  /// Node 0 was Primary when the link broke, and went on. Node 1 was promoted, lost its disk, and its
-  /// clients are not moved onto what those of node 0 wrote.
+  /// Node 0 was Primary when the link broke, and went on. Node 1 was promoted, lost its disk, and
+  /// its clients are not moved onto what those of node 0 wrote.
   @Test func clientsAreNotMovedOntoAnotherPrimarysWrites() {
     let scenario = Scenario()
     scenario.makePair()
