@@ -119,9 +119,21 @@ extension BlockBitmap {
   }
 
   /// The write of a page has ended and is durable. A failed one is not told: the disk is given up.
-  public mutating func pageWritten(_ page: Int) {
+  /// - Parameter isExpected: it was begun after `expectPage`.
+  public mutating func pageWritten(_ page: Int, isExpected: Bool = false) {
     precondition(writing.contains(page), "no write of this page was begun")
     writing.remove(page)
+    if isExpected { covered.insert(page) }
+  }
+
+  /// Asks for the page as it is now: `isCovered` says when the disk has it.
+  public mutating func expectPage(_ page: Int) { covered.remove(page) }
+
+  /// Whether all bits that were set at `expectPage` are on the disk. Bits that were set since may
+  /// be not: a page that gets new ones during each of its writes is never durable.
+  public mutating func isCovered(_ page: Int) -> Bool {
+    if isDurable(page) { covered.insert(page) }
+    return covered.contains(page)
   }
 
   /// Sets the bits of a page that was read from the disk. They are on the disk, so it stays as it

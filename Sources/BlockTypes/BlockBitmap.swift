@@ -24,6 +24,8 @@ public struct BlockBitmap: ~Copyable {
   var stale: PageMarks
   /// Pages that are being written.
   var writing: PageMarks
+  /// Pages that the disk has had since `expectPage`, at some moment, as they were then or later.
+  var covered: PageMarks
 
   /// A bitmap for `blockCount` blocks, all clear.
   /// - Parameter pageBlocks: blocks in one page, in whole words; smaller in the simulator, which
@@ -39,6 +41,7 @@ public struct BlockBitmap: ~Copyable {
     dirty = PageMarks(count: pages)
     stale = PageMarks(count: pages)
     writing = PageMarks(count: pages)
+    covered = PageMarks(count: pages)
   }
 
   deinit { unsafe words.deallocate() }
@@ -46,7 +49,7 @@ public struct BlockBitmap: ~Copyable {
   /// Bytes of memory that a bitmap for `blockCount` blocks takes.
   public static func memoryBytes(blockCount: UInt64) -> UInt64 {
     let pages = (blockCount + blocksPerPage - 1) / blocksPerPage
-    return (blockCount + 63) / 64 * 8 + 3 * ((pages + 63) / 64 * 8)
+    return (blockCount + 63) / 64 * 8 + 4 * ((pages + 63) / 64 * 8)
   }
 
   /// Whether the bit of `block` is set.

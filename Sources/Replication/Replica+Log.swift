@@ -150,6 +150,7 @@ extension Replica {
     }
     if !log.isTransactionUnderWay {
       guard log.planTransaction() else { return }
+      expectLeavingMarks()
     }
     guard !logIsBeingWritten, leavingMarksAreDurable() else { return }
     logIsBeingWritten = true
@@ -158,17 +159,35 @@ extension Replica {
     effects.push(.writeActivityLog)
   }
 
+  /// The volume's range of an extent that leaves.
+  private func leavingRange(_ index: Int) -> ByteRange {
+    let extent = log.leaving(index)
+    return ByteRange(
+      start: extent.start / options.activityLogScale, end: extent.end / options.activityLogScale)
+  }
+
+  /// Asks for the pages of the extents that leave, as they are now. No write holds these extents
+  /// any more, and none begins there before they are hot again: they get no marks that count.
+  private mutating func expectLeavingMarks() {
+    logPlan += 1
+    for index in 0..<log.leavingCount {
+      for slot in 0..<peers.count {
+        for page in bitmaps[slot].pages(covering: leavingRange(index)) {
+          bitmaps[slot].expectPage(page)
+        }
+      }
+    }
+  }
+
   /// Whether the marks of all extents that leave are on the disk. Begins to write those that are
-  /// not.
+  /// not. Each page is written twice at most, whatever others mark in its other extents.
   private mutating func leavingMarksAreDurable() -> Bool {
     if options.sabotage == .skipPagesOfLeaving { return true }
     var areDurable = true
     for index in 0..<log.leavingCount {
-      let extent = log.leaving(index)
-      let range = ByteRange(
-        start: extent.start / options.activityLogScale, end: extent.end / options.activityLogScale)
+      let range = leavingRange(index)
       for slot in 0..<peers.count {
-        for page in bitmaps[slot].pages(covering: range) where !bitmaps[slot].isDurable(page) {
+        for page in bitmaps[slot].pages(covering: range) where !bitmaps[slot].isCovered(page) {
           areDurable = false
           if !bitmaps[slot].isWriting(page) { _ = beginPageWrite(slot, page) }
         }

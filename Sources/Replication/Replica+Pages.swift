@@ -13,6 +13,8 @@ struct PageWrite: BitwiseCopyable {
   var slot: UInt8 = 0
   var page: UInt32 = 0
   var began = Instant(nanoseconds: 0)
+  /// The transaction of the activity log that was planned last when it began.
+  var plan: UInt64 = 0
 }
 
 /// The sweep under way and what was asked for.
@@ -92,7 +94,7 @@ extension Replica {
     }
     guard let free else { return false }
     pageWrites[free] = PageWrite(
-      isBusy: true, slot: UInt8(slot), page: UInt32(page), began: now)
+      isBusy: true, slot: UInt8(slot), page: UInt32(page), began: now, plan: logPlan)
     watchDisk()
     effects.push(.writeBitmapPage(UInt8(free)))
     return true
@@ -122,7 +124,7 @@ extension Replica {
     sweep.tail &= ~(1 << UInt32(entry))
     guard result >= 0 else { return metadataFailed() }
     guard hasSuperblock else { return }
-    bitmaps[Int(write.slot)].pageWritten(Int(write.page))
+    bitmaps[Int(write.slot)].pageWritten(Int(write.page), isExpected: write.plan == logPlan)
   }
 
   /// Whether answers of the metadata disk are due.

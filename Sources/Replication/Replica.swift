@@ -229,6 +229,8 @@ public struct Replica: ~Copyable {
   var diskCheckAt = Instant.never
   var superblockBegan = Instant(nanoseconds: 0)
   var logBegan = Instant(nanoseconds: 0)
+  /// Transactions of the activity log that were planned.
+  var logPlan: UInt64 = 0
   /// What became of errors of the disk.
   public internal(set) var diskErrors = DiskErrors()
   /// A disk failed a flush since this process began, or a write that is one as well: with FUA, or

@@ -37,6 +37,33 @@ import Wire
     rig.expectSettled()
   }
 
+  /// A page has the marks of 31 extents. Those that others get during each of its writes are not
+  /// waited for: else an extent never left, and cold writes waited with it. They are written when
+  /// their own extent leaves.
+  @Test func newMarksOfOtherExtentsAreNotWaitedFor() {
+    let rig = writer()
+    rig.advance(milliseconds: 15_000)
+    rig.submit(.write, blocks: 1100..<1101)
+    rig.settle()
+    rig.holdsLog = true
+    rig.passDeadline()
+    rig.finishDisk()
+    #expect(rig.metadata.map(\.kind) == ["page"])
+    rig.submit(.write, blocks: 1101..<1102)
+    rig.settle()
+    #expect(rig.completions[1101] == .done, "its extent is hot")
+    rig.finishMetadata()
+    #expect(rig.metadata.map(\.kind) == ["log"])
+    rig.finishMetadata()
+    #expect(rig.metadata.isEmpty)
+
+    rig.passDeadline()
+    rig.settle()
+    #expect(rig.metadata.map(\.kind) == ["page"], "the mark of 1101")
+    rig.finishMetadata()
+    #expect(rig.metadata.map(\.kind) == ["log"])
+  }
+
   /// While its extent leaves, a write waits for the transaction, and for one that makes it hot.
   @Test func writeToAnExtentThatLeavesWaits() {
     let rig = writer()
