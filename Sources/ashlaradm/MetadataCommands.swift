@@ -85,13 +85,19 @@ struct WipeMetadata: ParsableCommand {
     let targets = try session.targets(named.resources, in: configuration)
     try changeMetadata(of: targets, session, command: "wipe-md") {
       _, _, disk throws(CommandFailure) in
-      if case .none = try disk.superblock() {
+      let owner: String
+      switch try disk.superblock() {
+      case .none:
         printError("There appears to be no ashlar meta data to wipe out on \(disk.metadataPath)")
         return
+      case .found(let superblock, _): owner = "of resource '\(superblock.resource)' "
+      case .damaged: owner = "(damaged) "
       }
       try confirm(
-        ["", "Do you really want to wipe out the ashlar meta data on \(disk.metadataPath)?"],
-        force: force)
+        [
+          "",
+          "Do you really want to wipe out the ashlar meta data \(owner)on \(disk.metadataPath)?",
+        ], force: force)
       printOutput("Wiping meta data...")
       try disk.wipe()
       printOutput("ashlar meta data block successfully wiped out.")

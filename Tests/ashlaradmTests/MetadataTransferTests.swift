@@ -211,7 +211,7 @@ import Testing
     let bench = try bench()
     let refused = try bench.run("wipe-md", "r0")
     #expect(refused.status == 1)
-    #expect(refused.error.contains("Do you really want to wipe out the ashlar meta data"))
+    #expect(refused.error.contains("wipe out the ashlar meta data of resource 'r0' on "))
     #expect(try bench.run("dump-md", "r0").status == 0)
     let wiped = try bench.run("wipe-md", "--force", "r0")
     #expect(wiped.output == "Wiping meta data...\nashlar meta data block successfully wiped out.\n")
