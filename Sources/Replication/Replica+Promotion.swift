@@ -111,7 +111,7 @@ extension Replica {
     for slot in 0..<peers.count where peers[slot].base == nil || disk == .inconsistent {
       peers[slot].base = block.lineage.newest ?? Generation.beforeAll(options.node)
     }
-    if mayBeTheSources { block.lineage.forgetNewest() }
+    if mayBeTheSources, options.sabotage != .succeedSource { block.lineage.forgetNewest() }
     block.lineage.begin(id: entropy, author: options.node, at: unixSeconds)
     block.diskState = .upToDate
     crashed = false

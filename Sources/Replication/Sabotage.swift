@@ -141,6 +141,8 @@ public enum Sabotage: UInt8, Sendable, BitwiseCopyable, CaseIterable {
   case promoteUnasked
   /// Becomes Primary with Outdated data.
   case promoteOutdated
+  /// Goes on from the history of the source that was filling it when it is forced to Primary.
+  case succeedSource
   /// Lets the peer become Primary before its own disk says that writes may come.
   case grantBeforeDirty
   /// Leaves a Primary that goes on, and still calls itself UpToDate.

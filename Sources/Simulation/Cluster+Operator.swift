@@ -59,7 +59,10 @@ extension Cluster {
     guard node.isRunning, node.connection != .connected, node.pendingCommand == nil else { return }
     operatorState.promoteWhenAlone = nil
     struck(.isolateAndPromote)
-    command(alone, .primary(force: false))
+    // Careless: what a resync has begun to replace is taken for good.
+    let isBroken =
+      node.diskState == .inconsistent && node.durableSuperblock?.lineage.isEmpty == false
+    command(alone, .primary(force: isBroken && planRandom.coin()))
   }
 
   private func lookAfter(_ node: SimulatedNode) {
@@ -139,7 +142,7 @@ extension Cluster {
     switch node.reason {
     case .splitBrain, .bothHoldUnshared, .inconsistentAhead, .primaryWouldBeTarget, .bothPrimary,
       .policiesDiffer, .bitmapsDoNotCover, .primaryCannotYield, .undoTooLarge,
-      .undoNoSpace, .undoFailed, .exposedDataDiffers:
+      .undoNoSpace, .undoFailed, .exposedDataDiffers, .unrelatedData:
       true
     default: false
     }
@@ -158,6 +161,9 @@ extension Cluster {
     case .inconsistentAhead:
       operatorState.victim = node.diskState == .inconsistent ? node.index : other.index
       operatorState.discardsOnConnect = planRandom.coin()
+    case .unrelatedData:
+      operatorState.victim = chooseVictim()
+      operatorState.discardsOnConnect = false
     case .bothPrimary, .primaryWouldBeTarget:
       // One of the two has to give up the role; it is the one with less to lose.
       let victim = chooseVictim()

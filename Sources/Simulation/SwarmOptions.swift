@@ -46,7 +46,8 @@ package enum FaultKind: Int, CaseIterable, Sendable {
   case resyncAfter
   case promoteBoth
   case carelessPromote
-  /// The path is blocked and the Secondary is promoted: a split brain, if both write.
+  /// The path is blocked and the Secondary is promoted, perhaps by force where it was being filled:
+  /// a split brain, if both write.
   case isolateAndPromote
   /// One bit of a message on its way is flipped, of its data only where that is protected.
   case corruptMessage
