@@ -153,7 +153,9 @@ struct UndoExport: ParsableCommand {
         // know of the change.
         throw CommandFailure(
           ExitStatus.usage,
-          "\(path) has \(facts.st_size) bytes, a copy of the volume has \(header.volumeBytes)")
+          "\(path) has \(facts.st_size) bytes, a copy of the volume has \(header.volumeBytes)",
+          "If it is a copy of a backing disk, cut off the metadata first: "
+            + "truncate -s \(header.volumeBytes) \(path)")
       }
     } catch {
       close(target)
