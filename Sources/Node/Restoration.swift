@@ -3,8 +3,8 @@
 /// What a machine that has just started lacks may come: an address, a disk of a SAN. What failed
 /// for want of it is tried again until it is up, or until an administrator takes it down.
 ///
-/// What must hold: at most `atATimeMax` disks are being attached at a time, because each takes a
-/// buffer of 1 MiB from the node's pool, unless those before them have not answered in time.
+/// What must hold: at most `atATimeMax` disks are being attached at a time, so that each reads its
+/// metadata in large pieces, unless those before them have not answered in time.
 import BlockIO
 import Configuration
 import Control
@@ -35,7 +35,7 @@ final class Restoration: @unchecked Sendable {
 
   /// How long the daemon's start waits for disks.
   static let patienceSeconds = 10.0
-  /// Disks that are attached at a time: half of the pool's buffers of 1 MiB.
+  /// Disks that are attached at a time: as many as may read pieces of 1 MiB, see `MetadataLoading`.
   static let atATimeMax = 32
   /// The longest pause between two attempts.
   static let pauseSecondsMax = 30.0

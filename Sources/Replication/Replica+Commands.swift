@@ -56,11 +56,9 @@ extension Replica {
   }
 
   private mutating func connect(_ token: UInt64) {
+    forgetDiscards()
     for slot in 0..<peers.count {
-      peers[slot].discardsMyData = false
       peers[slot].isTentative = false
-      peers[slot].declinesUndo = false
-      peers[slot].givesWay = false
       beginConnecting(slot)
     }
     reply(token, .done)

@@ -323,9 +323,8 @@ extension Replica {
   mutating func keepExposed() {
     guard let block = superblock else { return }
     var seen = block.lineage
-    let known = seen.generations
     // Nothing was acknowledged under a generation that never became durable.
-    if versionDurable < versionOfBase, known.count > 1 { seen.cut(after: known[known.count - 2]) }
+    if versionDurable < versionOfBase, seen.generations.count > 1 { seen.forgetNewest() }
     rememberLost(seen, isWhole: block.diskState != .inconsistent)
     guard role == .primary, exposed == nil else { return }
     accessDeadline = goodPeer == nil ? now : .never

@@ -148,8 +148,8 @@ extension Replica {
     }
   }
 
-  /// Whoever is promoted has changed his mind about what was to be discarded.
-  private mutating func forgetDiscards() {
+  /// Whoever is promoted, or told to connect, has changed his mind about what was to be discarded.
+  mutating func forgetDiscards() {
     for slot in 0..<peers.count {
       peers[slot].discardsMyData = false
       peers[slot].declinesUndo = false

@@ -412,13 +412,7 @@ extension Rig {
   @Test func repairOfAllEndsTheOneThatWasCut() throws {
     let rig = Rig.repairing(Self.targetPrimary)
     #expect(Self.ruleOfReconnect(rig, outOfSyncBlocks: 2) == .equalUndecided)
-    var plan = VerifyPlan()
-    plan.repairSource = .peer
-    plan.onlyMarked = true
-    rig.beginVerify(plan)
-    rig.answerRepair(try #require(rig.sent(.repairRequestLocked)))
-    rig.settle()
-    #expect(rig.marked.isEmpty)
+    try Self.repairWhatIsLeft(rig)
     rig.receive(.verifyStart, length: UInt64(DigestAlgorithm.crc32c.rawValue))
     rig.receive(MessageHeader(.verifyResult, id: .max, offset: 4096, length: 0b1))
     rig.receive(.verifyEnd, length: 1)
@@ -431,6 +425,17 @@ extension Rig {
     let rig = Rig.repairing(Self.targetPrimary)
     #expect(Self.ruleOfReconnect(rig, .outdated, outOfSyncBlocks: 2) == .equalUndecided)
     #expect(rig.peer.disk == .upToDate)
+    try Self.repairWhatIsLeft(rig)
+
+    rig.submit(.read, blocks: 9..<10, tag: 1)
+    rig.finishDisk(result: -5)
+    rig.answerRead(try #require(rig.sent(.readRequest)))
+    rig.settle()
+    #expect(rig.completions[1] == .done, "the disk cannot read it, the peer can")
+  }
+
+  /// Repairs from the peer all that is marked.
+  private static func repairWhatIsLeft(_ rig: Rig) throws {
     var plan = VerifyPlan()
     plan.repairSource = .peer
     plan.onlyMarked = true
@@ -438,12 +443,6 @@ extension Rig {
     rig.answerRepair(try #require(rig.sent(.repairRequestLocked)))
     rig.settle()
     #expect(rig.marked.isEmpty)
-
-    rig.submit(.read, blocks: 9..<10, tag: 1)
-    rig.finishDisk(result: -5)
-    rig.answerRead(try #require(rig.sent(.readRequest)))
-    rig.settle()
-    #expect(rig.completions[1] == .done, "the disk cannot read it, the peer can")
   }
 
   /// The connection is lost, and the peer comes back with so many marked blocks.

@@ -57,13 +57,19 @@ import Wire
     scenario.finish()
   }
 
-  /// R03: the news does not arrive: the side that heard nothing is filled.
-  @Test func r03LostNewsEndsInAFullSync() {
+  /// Two fresh nodes that have met, and hear nothing of each other from now on.
+  private func cutFreshPair() -> Scenario {
     let scenario = Scenario()
     scenario.start(0, 1)
     scenario.run { $0.first.connection == .connected && $0.second.connection == .connected }
     scenario.run(milliseconds: 1_000)
     for node in 0...1 { scenario.cluster.setBlocked(true, from: node) }
+    return scenario
+  }
+
+  /// R03: the news does not arrive: the side that heard nothing is filled.
+  @Test func r03LostNewsEndsInAFullSync() {
+    let scenario = cutFreshPair()
     #expect(scenario.tell(0, .skipFirstSync)?.isDone == true)
     scenario.run { $0.first.connection != .connected && $0.second.connection != .connected }
     #expect(scenario.second.diskState == .inconsistent)
@@ -76,11 +82,7 @@ import Wire
   /// R03: both are told, and hear nothing of each other: each has a history of its own. Nothing is
   /// overwritten before the administrator says whose disk counts for nothing.
   @Test func r03LostNewsOfBothIsRefused() {
-    let scenario = Scenario()
-    scenario.start(0, 1)
-    scenario.run { $0.first.connection == .connected && $0.second.connection == .connected }
-    scenario.run(milliseconds: 1_000)
-    for node in 0...1 { scenario.cluster.setBlocked(true, from: node) }
+    let scenario = cutFreshPair()
     for node in 0...1 { #expect(scenario.tell(node, .skipFirstSync)?.isDone == true) }
     scenario.run { $0.first.connection != .connected && $0.second.connection != .connected }
     for node in 0...1 { scenario.cluster.setBlocked(false, from: node) }
