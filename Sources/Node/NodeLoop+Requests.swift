@@ -75,11 +75,16 @@ extension NodeLoop {
     case .attach: attach(request, slot, handler)
     case .detach: give(.detach, slot, handler)
     case .connect:
+      if !request.tentative { box.volume.standsAlone = false }
       give(request.connectCommand, slot, handler)
     case .explainDiscard:
       handler(ControlReply(standardOutput: box.volume.discardLines()))
     case .disconnect:
-      box.volume.mustConnect = false
+      // Beside another command it is refused, and changes nothing.
+      if !box.volume.replica.hasCommand {
+        box.volume.mustConnect = false
+        box.volume.standsAlone = true
+      }
       give(.disconnect, slot, handler)
     case .primary:
       box.volume.wantsPrimary = false
@@ -118,7 +123,7 @@ extension NodeLoop {
       }
     }
     let token = register(.plain, slot, handler)
-    box.volume.beginAttach(token, &reactor)
+    box.volume.beginAttach(token, patienceMs: 1_000, &reactor)
   }
 
   /// Gives the core a command; its answer goes to the handler.
@@ -222,8 +227,11 @@ extension NodeLoop {
           exitCode: 10,
           standardError: ["\(name): this node has \(Self.volumeLimit) volumes, the limit"]))
     }
+    // What fails at the start is asked for again; an administrator's command has to bear with what
+    // a killed daemon still holds.
+    let patienceMs: UInt64 = restored == nil ? 1_000 : 0
     do {
-      try makeVolume(slot, configuration)
+      try makeVolume(slot, configuration, patienceMs: patienceMs)
     } catch {
       let refusal: Control.Refusal =
         error.errno == EADDRNOTAVAIL ? .localAddressMissing : .localAddressInUse
@@ -234,12 +242,12 @@ extension NodeLoop {
     box.volume.standsAlone = restored?.isDisconnected ?? false
     box.volume.startAccepting(&reactor)
     publish("create", slot)
-    let token = register(.upAttach, slot, handler)
-    box.volume.beginAttach(token, &reactor)
+    let token = register(restored == nil ? .upAttach : .restoreAttach, slot, handler)
+    box.volume.beginAttach(token, patienceMs: patienceMs, &reactor)
   }
 
   private mutating func makeVolume(
-    _ slot: Int, _ configuration: ResourceConfiguration
+    _ slot: Int, _ configuration: ResourceConfiguration, patienceMs: UInt64
   ) throws(SystemError) {
     guard let host = configuration.host(named: options.node) else { return }
     let peers = configuration.peers(of: options.node)
@@ -253,7 +261,7 @@ extension NodeLoop {
       }
       addresses.append(address)
     }
-    let listener = try Listener(address: address)
+    let listener = try Listener(address: address, patienceMs: patienceMs)
     var replica = ReplicaOptions(
       node: host.nodeID, resource: configuration.name, peers: peers.map(\.nodeID),
       instance: options.instance)
@@ -352,10 +360,10 @@ extension NodeLoop {
     switch (reply.kind, result) {
     case (.plain, .done), (.silent, .done), (.upConnect, .done): reply.handler(ControlReply())
     case (.upConnect, .refused(.transient)): box.volume.mustConnect = true
-    case (.upAttach, .done):
+    case (.upAttach, .done), (.restoreAttach, .done):
       reply.handler(ControlReply())
       if !box.volume.standsAlone { connect(reply.volume) }
-    case (.upAttach, .refused(let refusal)):
+    case (.upAttach, .refused(let refusal)), (.restoreAttach, .refused(let refusal)):
       leave(reply.volume, Self.refused(refusal, name), reply.handler)
     case (.down, .done):
       leave(reply.volume, ControlReply(), reply.handler)
@@ -404,12 +412,14 @@ extension NodeLoop {
       let box = volumes[reply.volume]
     else { return }
     let name = box.volume.configuration.name
-    if case .upAttach = reply.kind, !box.volume.isLeaving {
-      leave(reply.volume, failure.reply(name), reply.handler)
-    } else {
-      reply.handler(failure.reply(name))
+    let answer = failure.reply(name)
+    switch reply.kind {
+    case .upAttach where !box.volume.isLeaving, .restoreAttach where !box.volume.isLeaving:
+      leave(reply.volume, answer, reply.handler)
+    default: reply.handler(answer)
     }
-    for line in failure.reply(name).standardError { options.log(.error, "\(name): \(line)") }
+    if case .restoreAttach = reply.kind { return }
+    for line in answer.standardError { options.log(.error, "\(name): \(line)") }
   }
 }
 

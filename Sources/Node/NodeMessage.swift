@@ -62,6 +62,8 @@ struct PendingReply {
     case plain
     /// `up`: connect when the disk is attached, undo everything when it cannot be.
     case upAttach
+    /// The same at the daemon's start: whoever asks says why it failed, and may ask again.
+    case restoreAttach
     /// `down`: forget the volume.
     case down
     /// The node's end.

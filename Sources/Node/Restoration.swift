@@ -1,7 +1,9 @@
 /// Bringing up what was up when the daemon starts: none waits for another, and nothing for ever.
 ///
 /// What a machine that has just started lacks may come: an address, a disk of a SAN. What failed
-/// for want of it is tried again until it is up, or until an administrator takes it down.
+/// for want of it is tried again until it is up, or until an administrator takes it down. A killed
+/// predecessor lets go of its disks and addresses within moments, so the first attempts follow each
+/// other fast; none of them waits itself, as that would hold up every volume of the node.
 ///
 /// What must hold: at most `atATimeMax` disks are being attached at a time, so that each reads its
 /// metadata in large pieces, unless those before them have not answered in time.
@@ -26,7 +28,9 @@ final class Restoration: @unchecked Sendable {
     var isAsked = false
     var wasAnswered = false
     var dueAt = Date.distantPast
-    var pauseSeconds = 1.0
+    var pauseSeconds = 0.05
+    /// How long it counts as coming up, whatever the attempts end with.
+    let hopedForUntil = Date(timeIntervalSinceNow: 1)
     /// What the last attempt ended with: said once, not with each attempt.
     var said: [String] = []
 
@@ -51,12 +55,17 @@ final class Restoration: @unchecked Sendable {
 
   /// Asks for what is due, as many as may be attached at a time.
   func begin() {
-    for wanted in condition.withLock({ takeDue() }) {
-      let name = wanted.configuration.name
-      let posted = mailbox.post(.restore(wanted) { reply in self.answered(name, reply) })
-      if !posted {
-        answered(name, ControlReply(exitCode: 20, standardError: ["too many requests"]))
+    // Posted under the lock: a `down` that `forget` precedes is then behind it in the mailbox.
+    let unposted = condition.withLock {
+      takeDue().filter { wanted in
+        let name = wanted.configuration.name
+        return !mailbox.post(.restore(wanted) { reply in self.answered(name, reply) })
       }
+    }
+    for wanted in unposted {
+      answered(
+        wanted.configuration.name,
+        ControlReply(exitCode: 20, standardError: ["too many requests"]))
     }
   }
 
@@ -117,9 +126,10 @@ final class Restoration: @unchecked Sendable {
         return reply.refusal == Refusal.resourceExists.code ? [] : reply.standardError
       }
       entries[index].isAsked = false
-      entries[index].wasAnswered = true
       entries[index].dueAt = Date(timeIntervalSinceNow: entries[index].pauseSeconds)
       entries[index].pauseSeconds = min(2 * entries[index].pauseSeconds, Self.pauseSecondsMax)
+      guard Date() >= entries[index].hopedForUntil else { return [] }
+      entries[index].wasAnswered = true
       guard entries[index].said != reply.standardError else { return [] }
       entries[index].said = reply.standardError
       return reply.standardError + ["it is tried again until it is up or taken down"]

@@ -26,10 +26,10 @@ struct NodeState: Codable, Equatable {
     try? String(contentsOfFile: "/proc/sys/kernel/random/boot_id", encoding: .utf8)
     .trimmingCharacters(in: .whitespacesAndNewlines)
 
+  /// Brought up anew: Secondary, and connecting, whatever it was before.
   mutating func setUp(_ name: String) {
-    if !resources.contains(where: { $0.name == name }) {
-      resources.append(Resource(name: name, primary: false))
-    }
+    setDown(name)
+    resources.append(Resource(name: name, primary: false))
   }
 
   mutating func setDown(_ name: String) { resources.removeAll { $0.name == name } }

@@ -51,7 +51,8 @@ struct AttachedDisk {
 
 extension Volume {
   /// Opens the disk and begins to read both superblock copies. `token` is answered by a report.
-  mutating func beginAttach(_ token: UInt64, _ reactor: inout Reactor) {
+  /// A disk in use is waited for up to `patienceMs`, and every volume of the node with it.
+  mutating func beginAttach(_ token: UInt64, patienceMs: UInt64, _ reactor: inout Reactor) {
     if let disk {
       reports.append(
         disk.isDetached
@@ -65,7 +66,7 @@ extension Volume {
     }
     let open: AttachedDisk
     do {
-      open = try self.open(volume, token, &reactor)
+      open = try self.open(volume, token, patienceMs, &reactor)
     } catch {
       dataDevice = nil
       metadataDevice = nil
@@ -90,9 +91,9 @@ extension Volume {
   }
 
   private mutating func open(
-    _ volume: VolumeConfiguration, _ token: UInt64, _ reactor: inout Reactor
+    _ volume: VolumeConfiguration, _ token: UInt64, _ patienceMs: UInt64, _ reactor: inout Reactor
   ) throws(OpenError) -> AttachedDisk {
-    let data = try Self.device(volume.disk)
+    let data = try Self.device(volume.disk, patienceMs)
     do {
       try data.requireSectors()
     } catch {
@@ -104,7 +105,7 @@ extension Volume {
     var metadataDescriptor = descriptor
     var placement = MetadataPlacement.internal(deviceBytes: dataBytes)
     if case .external(let path) = volume.metaDisk {
-      let device = try Self.device(path)
+      let device = try Self.device(path, patienceMs)
       metadataDescriptor = device.descriptor
       placement = .external(dataBytes: dataBytes, metadataBytes: device.byteCount)
       metadataDevice = consume device
@@ -133,9 +134,11 @@ extension Volume {
       piece: piece.buffer, pieceBytes: piece.bytes, token: token)
   }
 
-  private static func device(_ path: String) throws(OpenError) -> BlockDevice {
+  private static func device(
+    _ path: String, _ patienceMs: UInt64
+  ) throws(OpenError) -> BlockDevice {
     do {
-      return try BlockDevice(path: path)
+      return try BlockDevice(path: path, patienceMs: patienceMs)
     } catch {
       throw OpenError(failure: .cannotOpen("\(error)"))
     }

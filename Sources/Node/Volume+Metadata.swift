@@ -207,7 +207,9 @@ extension Volume {
     _ result: Int32, isMirror: Bool, _ reactor: inout Reactor, _ server: inout NBDServer
   ) {
     guard var open = disk else { preconditionFailure("a copy of a disk that is not open") }
+    let isAwaited = open.wantsSuperblock
     open.isWritingCopy = false
+    open.wantsSuperblock = false
     if result >= 0 { open.nextCopy = 1 - open.nextCopy }
     open.wantsMirror = !isMirror && result >= 0
     disk = open
@@ -216,13 +218,12 @@ extension Volume {
     } else if result < 0 {
       step(.superblockCopyFailed, &reactor, &server)
     }
-    guard let open = disk else { return }
-    if open.wantsSuperblock {
-      disk?.wantsSuperblock = false
+    if isAwaited {
       guard replica.superblock == nil else { return writeSuperblock(&reactor) }
-      // The core let the disk go while it waited. Nothing was written, and nothing failed.
+      // The core let the disk go while it waited, and the disk may be closed. Nothing was written,
+      // and nothing failed.
       step(.superblockWritten(result: 0), &reactor, &server)
-    } else if open.wantsMirror, !open.isWritingCopy {
+    } else if let open = disk, open.wantsMirror, !open.isWritingCopy {
       mirror(&reactor)
     }
   }

@@ -107,7 +107,8 @@ struct Volume: ~Copyable {
   var undo: UndoCancellation?
   /// Forgotten as soon as nothing is in flight.
   var isLeaving = false
-  /// It was disconnected by an administrator before the daemon was restarted.
+  /// It was disconnected by an administrator, in this life of the daemon or in the one before: a
+  /// disk that is attached is then no reason to connect.
   var standsAlone = false
   /// The core is to be told to connect, after `up`, as soon as the command under way has ended.
   var mustConnect = false

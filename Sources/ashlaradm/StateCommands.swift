@@ -58,29 +58,25 @@ struct Down: ParsableCommand {
     let strangers = named.resources.filter {
       configuration.resource(named: $0) == nil && $0 != "all" && !$0.contains("/")
     }
-    var words = named.resources.filter { !strangers.contains($0) }
-    var names = strangers.filter(up.contains)
-    for name in strangers where !up.contains(name) {
-      let isKnown = try !session.dryRun && forget(name, session)
-      // Of what nobody knows, the list of targets says so.
-      if !isKnown { words.append(name) }
-    }
+    let words = named.resources.filter { !strangers.contains($0) }
+    var names = strangers
     if !words.isEmpty {
       names += try session.targets(words, in: configuration).map(\.resource.name)
     }
     try forEach(names) { name throws(CommandFailure) in
-      if up.contains(name) { return try session.perform(ControlRequest(.down, resource: name)) }
-      if !session.dryRun { _ = try forget(name, session) }
+      let request = ControlRequest(.down, resource: name)
+      if up.contains(name) { return try session.perform(request) }
+      if !session.dryRun {
+        let reply = try session.send(request)
+        if reply.refusal != Refusal.unknownResource.code {
+          show(reply)
+          return reply.exitCode
+        }
+      }
+      // Of what nobody knows, the list of targets says so.
+      if strangers.contains(name) { _ = try session.targets([name], in: configuration) }
       return 0
     }
-  }
-
-  /// Has the daemon forget what is not up; `false` when it did not know of it.
-  private func forget(_ name: String, _ session: Session) throws(CommandFailure) -> Bool {
-    let reply = try session.send(ControlRequest(.down, resource: name))
-    guard reply.refusal != Refusal.unknownResource.code else { return false }
-    show(reply)
-    return true
   }
 }
 

@@ -144,6 +144,7 @@ struct UndoExport: ParsableCommand {
       guard facts.st_mode & S_IFMT == S_IFREG else {
         throw CommandFailure(ExitStatus.usage, "\(path) is no regular file")
       }
+      try refuseBackingDisk(path, facts)
       if to != nil {
         guard ftruncate(target, off_t(header.volumeBytes)) == 0 else {
           throw UndoFile.failure("ftruncate", path)
@@ -151,17 +152,39 @@ struct UndoExport: ParsableCommand {
       } else if UInt64(facts.st_size) != header.volumeBytes {
         // A file that is larger may be a backing disk with its metadata, whose bitmaps would not
         // know of the change.
-        throw CommandFailure(
+        var failure = CommandFailure(
           ExitStatus.usage,
-          "\(path) has \(facts.st_size) bytes, a copy of the volume has \(header.volumeBytes)",
-          "If it is a copy of a backing disk, cut off the metadata first: "
-            + "truncate -s \(header.volumeBytes) \(path)")
+          "\(path) has \(facts.st_size) bytes, a copy of the volume has \(header.volumeBytes)")
+        if UInt64(facts.st_size) > header.volumeBytes {
+          failure.lines.append(
+            "If it is a copy of a backing disk, cut off the metadata first: "
+              + "truncate -s \(header.volumeBytes) \(path)")
+        }
+        throw failure
       }
     } catch {
       close(target)
       throw error
     }
     return target
+  }
+
+  /// A file that the configuration names as a disk is one whose bitmaps, which may be in another
+  /// file, would not know of the change.
+  private func refuseBackingDisk(_ path: String, _ facts: stat) throws(CommandFailure) {
+    // An undo file can be read without a configuration, too.
+    guard let configuration = try? Session(common).configuration() else { return }
+    for resource in configuration.resources {
+      for disk in resource.hosts.flatMap(\.volumes).map(\.disk) {
+        var other = stat()
+        guard unsafe stat(disk, &other) == 0, other.st_dev == facts.st_dev,
+          other.st_ino == facts.st_ino
+        else { continue }
+        throw CommandFailure(
+          ExitStatus.usage, "\(path) is the backing disk \(disk) of \(resource.name)",
+          "Make a copy of the volume, and export onto that.")
+      }
+    }
   }
 
   private func put(

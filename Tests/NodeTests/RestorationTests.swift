@@ -2,6 +2,7 @@
 import Configuration
 import Control
 import Foundation
+import Glibc
 import TestSupport
 import Testing
 
@@ -82,6 +83,39 @@ import Testing
       try await serve(paths, file) {
         let last = try connection()
         #expect(last == .connecting)
+      }
+    }
+  }
+
+  /// A disk that somebody else claimed, for good perhaps, is asked for again and again: none of the
+  /// attempts holds up what the node serves.
+  @Test func `a disk in use is tried again without holding up the node`() async throws {
+    try await withDirectories { directory, paths in
+      let ports = try freePorts(3)
+      var file = Configuration()
+      for (index, name) in ["r0", "r1"].enumerated() {
+        let disk = directory.appending(path: "\(name).img").path
+        try makeDisk(disk, bytes: 32 << 20, resource: name)
+        file.resources.append(try configuration(disk, [ports[index], ports[2]], name: name))
+      }
+      let nodes = file.resources.map { RunningNode(paths: paths, configuration: $0) }
+      try await serve(paths, Configuration()) { for node in nodes { try node.tell(.up) } }
+      let path = directory.appending(path: "r0.img").path
+      let claimed = try #require(FileHandle(forUpdatingAtPath: path))
+      try #require(flock(claimed.fileDescriptor, LOCK_EX | LOCK_NB) == 0)
+      try await serve(paths, file) {
+        var worst = 0.0
+        let end = Date(timeIntervalSinceNow: 8)
+        while Date() < end {
+          let began = Date()
+          _ = try nodes[1].device()
+          worst = max(worst, Date().timeIntervalSince(began))
+          usleep(5_000)
+        }
+        // Each attempt would take a second if it waited.
+        #expect(worst < 0.6)
+        try claimed.close()
+        #expect(try isUp(nodes[0], within: 60))
       }
     }
   }

@@ -22,6 +22,11 @@ import Testing
     #expect(later.resources.map(\.primary) == [false, false])
     #expect(later.resources.map(\.disconnected) == [nil, nil])
     #expect(NodeState.currentBoot?.isEmpty == false)
+    // What is brought up anew owes nothing to what it was.
+    state.setPrimary("r0", true)
+    state.setUp("r0")
+    #expect(state.resources.last == NodeState.Resource(name: "r0", primary: false))
+    #expect(state.resources.count == 2)
     // What cannot be written is said, and the old list stays.
     #expect(throws: (any Error).self) { try state.write("/nonexistent/up.json") }
     // One that cannot be read is not taken for an empty one.

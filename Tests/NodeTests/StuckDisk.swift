@@ -1,5 +1,5 @@
-/// A block device that takes requests and does not answer them: nbdkit waits, nbdfuse makes a file
-/// of it, and a loop device makes a disk of the file.
+/// A block device that takes requests and does not answer them, or late, or with errors: nbdkit
+/// does that, nbdfuse makes a file of it, and a loop device makes a disk of the file.
 ///
 /// What must hold: everything that was started is ended by `remove`, answers or not.
 import Foundation
@@ -31,19 +31,24 @@ final class StuckDisk: @unchecked Sendable {
     return places.first { (path: String) in access(path, X_OK) == 0 }
   }
 
-  /// A disk with the contents of the file `image`, none of which can be read.
-  init(image: String, in parent: URL) throws {
+  /// What makes a disk of which nothing can be read.
+  static let withoutReads = ["--filter=delay", "delay-read=3600"]
+
+  /// A disk with the contents of the file `image`, and with the filters of nbdkit and the
+  /// parameters of theirs that `troubles` names.
+  init(image: String, in parent: URL, _ troubles: [String] = withoutReads) throws {
     directory = parent.appending(path: "stuck")
     let mountPoint = directory.appending(path: "mount")
     let socket = "/tmp/ashlar-stuck-\(UUID().uuidString.prefix(8))"
     try FileManager.default.createDirectory(at: mountPoint, withIntermediateDirectories: true)
     defer { unlink(socket) }
-    try Self.start(
-      server, "nbdkit", "--foreground", "--unix", socket, "--filter=delay", "file", image,
-      "delay-read=3600")
+    let filters = troubles.filter { $0.hasPrefix("--") }
+    let parameters = troubles.filter { !$0.hasPrefix("--") }
+    let arguments = ["--foreground", "--unix", socket] + filters + ["file", image] + parameters
+    try Self.start(server, "nbdkit", arguments)
     try Self.wait(for: socket)
     let file = mountPoint.appending(path: "disk").path
-    try Self.start(mount, "nbdfuse", file, "nbd+unix:///?socket=\(socket)")
+    try Self.start(mount, "nbdfuse", [file, "nbd+unix:///?socket=\(socket)"])
     try Self.wait(for: file)
     path = try Self.run("losetup", "--direct-io=on", "--find", "--show", file)
   }
@@ -64,7 +69,7 @@ final class StuckDisk: @unchecked Sendable {
     mount.waitUntilExit()
   }
 
-  private static func start(_ process: Process, _ name: String, _ arguments: String...) throws {
+  private static func start(_ process: Process, _ name: String, _ arguments: [String]) throws {
     process.executableURL = URL(filePath: program(name) ?? "/nonexistent/\(name)")
     process.arguments = arguments
     process.standardInput = FileHandle.nullDevice

@@ -3,6 +3,7 @@ import Configuration
 import Control
 import Foundation
 import Glibc
+import Metadata
 import TestSupport
 import Testing
 
@@ -67,6 +68,93 @@ struct StuckDiskTests {
           }
           #expect(try state(nodes[1]) == .inconsistent)
         })
+    }
+  }
+
+  /// The second copy of a superblock fails while the next one waits for it: the disk is given up,
+  /// and nothing waits for ever for what was never written.
+  @Test func `a disk whose second superblock failed makes room for another`() async throws {
+    try await withDirectories { directory, paths in
+      let image = directory.appending(path: "r0.img").path
+      try makeDisk(image, bytes: 32 << 20)
+      let trigger = directory.appending(path: "fail").path
+      // Whether a write fails is decided when it has taken its time.
+      let disk = try StuckDisk(
+        image: image, in: directory,
+        [
+          "--filter=delay", "--filter=error", "delay-write=1", "error-pwrite=EIO",
+          "error-pwrite-rate=100%", "error-pwrite-file=\(trigger)",
+        ])
+      defer { disk.remove() }
+      let node = RunningNode(
+        paths: paths, configuration: try configuration(disk.path, try freePorts(2)))
+      try await serve(paths, Configuration()) {
+        try node.tell(.up)
+        let limit = Date().addingTimeInterval(60)
+        // The second change after the one of create-md: that the log begins anew. It is in one copy
+        // and on its way to the other, and then there is another change.
+        while try superblockSequence(of: image) < 3 {
+          try #require(Date() < limit, "the superblocks are as before")
+          usleep(20_000)
+        }
+        try #require(FileManager.default.createFile(atPath: trigger, contents: nil))
+        #expect(try node.ask(.primary, force: true).exitCode != 0)
+        while try state(node) != .diskless {
+          try #require(Date() < limit, "the disk still counts as good")
+          usleep(20_000)
+        }
+        try FileManager.default.removeItem(atPath: trigger)
+        while true {
+          let reply = try node.ask(.attach)
+          if reply.exitCode == 0 { break }
+          try #require(Date() < limit, "\(reply.standardError)")
+          usleep(100_000)
+        }
+      }
+    }
+  }
+
+  /// The sequence of the newer copy in a file of 32 MiB.
+  private func superblockSequence(of image: String) throws -> UInt64 {
+    let file = try #require(FileHandle(forReadingAtPath: image))
+    let layout = try MetadataLayout.internal(deviceBytes: 32 << 20)
+    let copies = try [layout.superblockOffsets.0, layout.superblockOffsets.1].map { offset in
+      try file.seek(toOffset: offset)
+      return try #require(try file.read(upToCount: Superblock.byteCount))
+    }
+    let choice = copies[0].withUnsafeBytes { first in
+      copies[1].withUnsafeBytes { SuperblockChoice(copyA: first, copyB: $0) }
+    }
+    guard case .found(let block, _) = choice else { return 0 }
+    return block.sequence
+  }
+
+  /// What was disconnected while its disk was read does not connect when that is there.
+  @Test func `a disconnect while the disk is attached counts`() async throws {
+    try await withDirectories { directory, paths in
+      let image = directory.appending(path: "r0.img").path
+      try makeDisk(image, bytes: 32 << 20)
+      let disk = try StuckDisk(
+        image: image, in: directory, ["--filter=delay", "delay-read=2"])
+      defer { disk.remove() }
+      let node = RunningNode(
+        paths: paths, configuration: try configuration(disk.path, try freePorts(2)))
+      try await serve(paths, Configuration()) {
+        let up = Thread { try? node.tell(.up) }
+        up.start()
+        let limit = Date().addingTimeInterval(60)
+        while try state(node) != .attaching {
+          try #require(Date() < limit, "it is not up")
+          usleep(20_000)
+        }
+        try node.tell(.disconnect)
+        while try state(node) == .attaching {
+          try #require(Date() < limit, "its disk is not there")
+          usleep(20_000)
+        }
+        let shown = try node.ask(.status).status?.first?.connections.first?.connectionState
+        #expect(shown == .standAlone)
+      }
     }
   }
 

@@ -88,6 +88,21 @@ import Testing
     #expect(daemon.commands.map(\.resource) == ["old", "late", "nosuch", "r0"])
   }
 
+  /// Whatever the daemon says of what is not up: only that it does not know of it is good.
+  @Test func downTellsThatTheDaemonRefused() throws {
+    let bench = try Bench()
+    let daemon = try FakeDaemon(bench.paths) { request in
+      request.command == .status
+        ? ControlReply(status: [])
+        : ControlReply(exitCode: 20, standardError: ["ashlard is shutting down"])
+    }
+    for name in ["r0", "stranger"] {
+      let result = try bench.run("down", name)
+      #expect(result.status == 20 && result.error.contains("shutting down"), "\(result)")
+    }
+    #expect(daemon.commands.map(\.resource) == ["r0", "stranger"])
+  }
+
   @Test func brokenDaemonIsReported() throws {
     let bench = try Bench()
     let daemon = try FakeDaemon(bench.paths) { _ in

@@ -82,9 +82,26 @@ import Testing
       try Data([UInt8](repeating: 0x22, count: bytes)).write(to: URL(filePath: copy))
       let other = try bench.run("undo", "export", file, "--onto", copy)
       #expect(other.status == 1 && other.error.contains("volume has 1048576"), "\(other)")
+      // Cutting off is no way to make a file longer.
+      #expect(other.error.contains("truncate") == (bytes > 1 << 20), "\(other)")
       #expect(try [UInt8](Data(contentsOf: URL(filePath: copy))).allSatisfy { $0 == 0x22 })
     }
     #expect(try bench.run("undo", "export", file).status == 1)
+  }
+
+  /// With its metadata elsewhere, a backing disk has the size of the volume.
+  @Test func backingDiskIsNotChangedBehindItsMetadata() throws {
+    let (bench, file) = try bench()
+    try bench.makeDisk(bytes: 1 << 20, content: [UInt8](repeating: 0x11, count: 1 << 20))
+    let link = file + ".link"
+    try FileManager.default.createSymbolicLink(
+      atPath: link, withDestinationPath: bench.diskPath)
+    for path in [bench.diskPath, link] {
+      let refused = try bench.run("undo", "export", file, "--onto", path)
+      #expect(refused.status == 1 && refused.error.contains("backing disk"), "\(refused)")
+    }
+    let disk = URL(filePath: bench.diskPath)
+    #expect(try [UInt8](Data(contentsOf: disk)).allSatisfy { $0 == 0x11 })
   }
 
   /// Nothing is written from a file that is damaged anywhere.
