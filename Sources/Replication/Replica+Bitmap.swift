@@ -44,6 +44,7 @@ extension Replica {
       return bitmaps[slot].clearBlocks(range.start / blockSize..<end)
     }
     bitmaps[slot].clear(range, volumeBytes: volumeBytes)
+    forgetCutRepair(slot)
   }
 
   /// A client's write is done: what every acknowledging peer has as well is in sync.

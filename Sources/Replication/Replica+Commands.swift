@@ -233,7 +233,8 @@ extension Replica {
       tellRole(.secondary)
       finish(.done)
       hasGivenWay()
-      if commandFlushIsStale { beginCleanFlush() }
+      // What was written to this disk meanwhile left it dirty, and nobody else may flush it.
+      beginCleanFlush()
     case .detach:
       isDetaching = false
       dropDisk()

@@ -271,9 +271,7 @@ extension Replica {
 
   private mutating func forgetPeerState(_ slot: Int) {
     abandonVerify(slot, .needConnection)
-    if peers[slot].repairSource != nil, peers[slot].replication.isVerifying {
-      peers[slot].repairWasCut = true
-    }
+    if peers[slot].replication.isVerifying { rememberCutRepair(slot) }
     peers[slot].repairSource = nil
     peers[slot].repair = nil
     become(slot, replication: .off)

@@ -71,6 +71,7 @@ extension Replica {
     report.wasPrimary = superblock.wasPrimary
     report.base = peers[slot].base
     report.outOfSyncBlocks = bitmaps[slot].setCount
+    // The marks may have gone with their disk.
     report.repairWasCut = peers[slot].repairWasCut && bitmaps[slot].setCount > 0
     report.isFull = peers[slot].isFull
     report.lineage = superblock.lineage

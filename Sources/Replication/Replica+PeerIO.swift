@@ -325,11 +325,15 @@ extension Replica {
     var seen = block.lineage
     // Nothing was acknowledged under a generation that never became durable.
     if versionDurable < versionOfBase, seen.generations.count > 1 { seen.forgetNewest() }
-    rememberLost(seen, isWhole: block.diskState != .inconsistent)
+    // What is being forced calls itself whole before anything of that is durable.
+    rememberLost(seen, isWhole: block.diskState != .inconsistent && !isForcing)
     guard role == .primary, exposed == nil else { return }
     accessDeadline = goodPeer == nil ? now : .never
     exposed = seen
-    for slot in 0..<peers.count { peers[slot].mayFollowExposed = peers[slot].awaitsDiskAck }
+    for slot in 0..<peers.count {
+      // Who was told that its resync is done may have gone on before we heard that it knows.
+      peers[slot].mayFollowExposed = peers[slot].awaitsDiskAck || peers[slot].sync.doneSent
+    }
   }
 
   /// What a lost disk held is remembered until somebody here has it: the loss of the disk in its

@@ -167,8 +167,15 @@ extension Replica {
     return true
   }
 
-  /// A repair that was cut is over when no block is marked any more: one of a part of the volume
-  /// names no side for the rest.
+  /// A repair ended before its time. Where nothing is left of it, there is nothing to decide.
+  mutating func rememberCutRepair(_ slot: Int) {
+    if peers[slot].repairSource != nil, bitmaps[slot].setCount > 0 {
+      peers[slot].repairWasCut = true
+    }
+  }
+
+  /// A repair that was cut is over when no block is marked any more, repaired or written over: one
+  /// of a part of the volume names no side for the rest. What is marked later is another matter.
   mutating func forgetCutRepair(_ slot: Int) {
     if bitmaps[slot].setCount == 0 { peers[slot].repairWasCut = false }
   }

@@ -164,7 +164,7 @@ extension Replica {
     guard peers[slot].replication.isVerifying || peers[slot].verify != nil else { return }
     abandonVerify(slot, reason)
     guard peers[slot].replication.isVerifying else { return }
-    if peers[slot].repairSource != nil { peers[slot].repairWasCut = true }
+    rememberCutRepair(slot)
     peers[slot].repairSource = nil
     peers[slot].repair = nil
     become(slot, replication: .established)

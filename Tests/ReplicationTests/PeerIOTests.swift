@@ -255,6 +255,29 @@ import Wire
     #expect(rig.isWritable)
   }
 
+  /// A peer that was just filled has put on record that this node's disk is gone; that it is
+  /// UpToDate was under way.
+  @Test func recordOfAPeerThatWasJustFilledIsRecognised() {
+    let rig = Rig.source()
+    rig.drainSource()
+    rig.settle()
+    #expect(rig.replica.role == .primary && rig.controls.last == .syncDone)
+    rig.submit(.flush, tag: 1)
+    rig.finishDisk(result: -5)
+    rig.breakConnection()
+    let history = rig.durable.last?.lineage ?? Lineage()
+    rig.settle()
+    rig.dialAndGreetAgain()
+    var report = peerReport(.upToDate, history)
+    report.lineage.begin(id: 55, author: other, continuesPrimary: true)
+    report.base = history.newest
+    rig.settle()
+    rig.shakeHands(report)
+
+    #expect(rig.state == .connected, "\(rig.peer.reason)")
+    #expect(rig.isWritable)
+  }
+
   /// The same form, of a peer that was not there when the disk was lost: it wrote as a Primary.
   @Test func recordOfAPeerThatWasNotThereIsNotBelieved() {
     let rig = Rig.lonePrimary()

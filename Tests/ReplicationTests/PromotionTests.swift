@@ -73,6 +73,22 @@ import Wire
     #expect(rig.sent(.promoteReply)?.length == 1)
   }
 
+  /// What an administrator wanted to force, and could not, was never anybody's data.
+  @Test func promotionThatCouldNotBeForcedIsNoLostData() {
+    let rig = Rig()
+    rig.attach(superblock(.inconsistent, lineage(1, 2)), marked: 3..<9)
+    let token = rig.command(.primary(force: true))
+    rig.settleDisk()
+    rig.finishSuperblock(result: -5)
+    rig.settle()
+    #expect(rig.replies[token] == .refused(.noDiskToPromote))
+    rig.command(.connect)
+    rig.dialAndGreet()
+    rig.shakeHands(peerReport(.upToDate, lineage(1, 2)))
+    rig.receive(.promoteRequest, id: 5)
+    #expect(rig.sent(.promoteReply)?.length == 1)
+  }
+
   @Test func secondPrimaryIsRefusedAtOnce() {
     let rig = Rig.secondary()
 

@@ -260,6 +260,24 @@ extension Rig {
     rig.expectSettled()
   }
 
+  /// A repair that ends without a further write, after it kept a demotion from calling the disk
+  /// clean, leaves nobody else to do that.
+  @Test func demotionBesideTheEndOfARepairCallsTheDiskClean() throws {
+    let rig = Rig.repairing(Self.targetPrimary)
+    let asked = try #require(rig.sent(.repairRequestLocked))
+    let token = rig.command(.secondary(heldOpen: false))
+    rig.finishDisk()
+    while rig.replies[token] == nil, rig.superblockIsPending {
+      if rig.sent(.repairEnd) == nil, rig.sent(.verifyEnd) == nil {
+        rig.receive(MessageHeader(.repairSkipped, id: asked.id, offset: asked.offset, length: 1))
+      }
+      rig.finishSuperblock()
+    }
+    #expect(rig.replies[token] == .done && rig.replica.role == .secondary)
+    rig.settle()
+    #expect(rig.durable.last?.dirty == false)
+  }
+
   /// A flush of a demotion that nothing was written under is enough: no second one follows.
   @Test func demotionBesideNoRepairFlushesOnce() {
     let rig = Rig.primary()
@@ -413,6 +431,20 @@ extension Rig {
     let rig = Rig.repairing(Self.targetPrimary)
     #expect(Self.ruleOfReconnect(rig, outOfSyncBlocks: 2) == .equalUndecided)
     try Self.repairWhatIsLeft(rig)
+    rig.receive(.verifyStart, length: UInt64(DigestAlgorithm.crc32c.rawValue))
+    rig.receive(MessageHeader(.verifyResult, id: .max, offset: 4096, length: 0b1))
+    rig.receive(.verifyEnd, length: 1)
+    #expect(Self.ruleOfReconnect(rig, outOfSyncBlocks: 1) == .equalMarked)
+  }
+
+  /// So it is when clients have written over all that was left.
+  @Test func writesOverWhatIsLeftEndTheRepairThatWasCut() throws {
+    let rig = Rig.repairing(Self.targetPrimary)
+    #expect(Self.ruleOfReconnect(rig, outOfSyncBlocks: 2) == .equalUndecided)
+    rig.submit(.write, blocks: 1..<3, tag: 1)
+    rig.acknowledge(try #require(rig.sent(.write)))
+    rig.settle()
+    #expect(rig.marked.isEmpty && rig.completions[1] == .done)
     rig.receive(.verifyStart, length: UInt64(DigestAlgorithm.crc32c.rawValue))
     rig.receive(MessageHeader(.verifyResult, id: .max, offset: 4096, length: 0b1))
     rig.receive(.verifyEnd, length: 1)
