@@ -9,6 +9,9 @@ import Metadata
 import Replication
 
 extension NodeLoop {
+  /// How long an administrator's command bears with what a killed daemon still holds.
+  private static var patienceMs: UInt64 { 1_000 }
+
   mutating func handle(_ message: NodeMessage) {
     switch message {
     case .request(let request, let handler): handle(request, handler)
@@ -123,7 +126,7 @@ extension NodeLoop {
       }
     }
     let token = register(.plain, slot, handler)
-    box.volume.beginAttach(token, patienceMs: 1_000, &reactor)
+    box.volume.beginAttach(token, patienceMs: Self.patienceMs, &reactor)
   }
 
   /// Gives the core a command; its answer goes to the handler.
@@ -227,9 +230,8 @@ extension NodeLoop {
           exitCode: 10,
           standardError: ["\(name): this node has \(Self.volumeLimit) volumes, the limit"]))
     }
-    // What fails at the start is asked for again; an administrator's command has to bear with what
-    // a killed daemon still holds.
-    let patienceMs: UInt64 = restored == nil ? 1_000 : 0
+    // What fails at the start is asked for again.
+    let patienceMs = restored == nil ? Self.patienceMs : 0
     do {
       try makeVolume(slot, configuration, patienceMs: patienceMs)
     } catch {

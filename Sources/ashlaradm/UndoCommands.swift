@@ -144,23 +144,13 @@ struct UndoExport: ParsableCommand {
       guard facts.st_mode & S_IFMT == S_IFREG else {
         throw CommandFailure(ExitStatus.usage, "\(path) is no regular file")
       }
-      try refuseBackingDisk(path, facts)
       if to != nil {
         guard ftruncate(target, off_t(header.volumeBytes)) == 0 else {
           throw UndoFile.failure("ftruncate", path)
         }
-      } else if UInt64(facts.st_size) != header.volumeBytes {
-        // A file that is larger may be a backing disk with its metadata, whose bitmaps would not
-        // know of the change.
-        var failure = CommandFailure(
-          ExitStatus.usage,
-          "\(path) has \(facts.st_size) bytes, a copy of the volume has \(header.volumeBytes)")
-        if UInt64(facts.st_size) > header.volumeBytes {
-          failure.lines.append(
-            "If it is a copy of a backing disk, cut off the metadata first: "
-              + "truncate -s \(header.volumeBytes) \(path)")
-        }
-        throw failure
+      } else {
+        try refuseBackingDisk(path, facts)
+        try refuseOtherSize(path, UInt64(facts.st_size), header.volumeBytes)
       }
     } catch {
       close(target)
@@ -185,6 +175,22 @@ struct UndoExport: ParsableCommand {
           "Make a copy of the volume, and export onto that.")
       }
     }
+  }
+
+  /// A file that is larger may be a backing disk with its metadata, whose bitmaps would not know of
+  /// the change.
+  private func refuseOtherSize(
+    _ path: String, _ bytes: UInt64, _ volumeBytes: UInt64
+  ) throws(CommandFailure) {
+    guard bytes != volumeBytes else { return }
+    var failure = CommandFailure(
+      ExitStatus.usage, "\(path) has \(bytes) bytes, a copy of the volume has \(volumeBytes)")
+    if bytes > volumeBytes {
+      failure.lines.append(
+        "If it is a copy of a backing disk, cut off the metadata first: "
+          + "truncate -s \(volumeBytes) \(path)")
+    }
+    throw failure
   }
 
   private func put(

@@ -91,13 +91,7 @@ import Testing
   /// attempts holds up what the node serves.
   @Test func `a disk in use is tried again without holding up the node`() async throws {
     try await withDirectories { directory, paths in
-      let ports = try freePorts(3)
-      var file = Configuration()
-      for (index, name) in ["r0", "r1"].enumerated() {
-        let disk = directory.appending(path: "\(name).img").path
-        try makeDisk(disk, bytes: 32 << 20, resource: name)
-        file.resources.append(try configuration(disk, [ports[index], ports[2]], name: name))
-      }
+      let file = try twoResources(in: directory)
       let nodes = file.resources.map { RunningNode(paths: paths, configuration: $0) }
       try await serve(paths, Configuration()) { for node in nodes { try node.tell(.up) } }
       let path = directory.appending(path: "r0.img").path

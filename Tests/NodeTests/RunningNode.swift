@@ -126,6 +126,18 @@ func configuration(
   return ResourceConfiguration(name: name, net: net, hosts: hosts)
 }
 
+/// `r0` and `r1`, each with a fresh disk of its own.
+func twoResources(in directory: URL) throws -> Configuration {
+  let ports = try freePorts(3)
+  var file = Configuration()
+  for (index, name) in ["r0", "r1"].enumerated() {
+    let disk = directory.appending(path: "\(name).img").path
+    try makeDisk(disk, bytes: 32 << 20, resource: name)
+    file.resources.append(try configuration(disk, [ports[index], ports[2]], name: name))
+  }
+  return file
+}
+
 /// A sparse file with fresh metadata.
 func makeDisk(_ path: String, bytes: UInt64, resource: String = "r0") throws {
   let layout = try MetadataLayout.internal(deviceBytes: bytes)

@@ -16,14 +16,7 @@ struct StuckDiskTests {
     _ body: (StuckDisk, RunPaths, Configuration) async throws -> Void
   ) async throws {
     try await withDirectories { directory, paths in
-      let ports = try freePorts(3)
-      var file = Configuration()
-      for (index, name) in ["r0", "r1"].enumerated() {
-        let disk = directory.appending(path: "\(name).img").path
-        try makeDisk(disk, bytes: 32 << 20, resource: name)
-        file.resources.append(
-          try configuration(disk, [ports[index], ports[2]], name: name))
-      }
+      var file = try twoResources(in: directory)
       let before = file
       try await serve(paths, Configuration()) {
         for resource in before.resources {

@@ -431,10 +431,7 @@ extension Rig {
     let rig = Rig.repairing(Self.targetPrimary)
     #expect(Self.ruleOfReconnect(rig, outOfSyncBlocks: 2) == .equalUndecided)
     try Self.repairWhatIsLeft(rig)
-    rig.receive(.verifyStart, length: UInt64(DigestAlgorithm.crc32c.rawValue))
-    rig.receive(MessageHeader(.verifyResult, id: .max, offset: 4096, length: 0b1))
-    rig.receive(.verifyEnd, length: 1)
-    #expect(Self.ruleOfReconnect(rig, outOfSyncBlocks: 1) == .equalMarked)
+    Self.expectPrimaryCounts(rig)
   }
 
   /// So it is when clients have written over all that was left.
@@ -445,10 +442,7 @@ extension Rig {
     rig.acknowledge(try #require(rig.sent(.write)))
     rig.settle()
     #expect(rig.marked.isEmpty && rig.completions[1] == .done)
-    rig.receive(.verifyStart, length: UInt64(DigestAlgorithm.crc32c.rawValue))
-    rig.receive(MessageHeader(.verifyResult, id: .max, offset: 4096, length: 0b1))
-    rig.receive(.verifyEnd, length: 1)
-    #expect(Self.ruleOfReconnect(rig, outOfSyncBlocks: 1) == .equalMarked)
+    Self.expectPrimaryCounts(rig)
   }
 
   /// Both are UpToDate afterwards, whatever the peer called itself before: it may be repaired from,
@@ -475,6 +469,14 @@ extension Rig {
     rig.answerRepair(try #require(rig.sent(.repairRequestLocked)))
     rig.settle()
     #expect(rig.marked.isEmpty)
+  }
+
+  /// What a verify marks from now on, a reconnect takes from the Primary.
+  private static func expectPrimaryCounts(_ rig: Rig) {
+    rig.receive(.verifyStart, length: UInt64(DigestAlgorithm.crc32c.rawValue))
+    rig.receive(MessageHeader(.verifyResult, id: .max, offset: 4096, length: 0b1))
+    rig.receive(.verifyEnd, length: 1)
+    #expect(ruleOfReconnect(rig, outOfSyncBlocks: 1) == .equalMarked)
   }
 
   /// The connection is lost, and the peer comes back with so many marked blocks.
